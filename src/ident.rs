@@ -1,0 +1,243 @@
+//! Names of things, bounded and safe wherever a name travels: a log field, a metric label, a key.
+//!
+//! Invariant: a value of these types is already valid. Nothing here holds a person's data; a person
+//! appears only as a [`Pseudonym`], which needs the key to be made and cannot be turned back.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use aws_lc_rs::hmac;
+use thiserror::Error;
+use uuid::Uuid;
+
+/// A name that is not 1 to 64 of `[A-Za-z0-9._-]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a name is 1 to 64 characters of A-Z a-z 0-9 . _ -")]
+pub struct InvalidName;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = InvalidName;
+
+            fn try_from(text: &str) -> Result<Self, InvalidName> {
+                is_name(text).then(|| Self(text.into())).ok_or(InvalidName)
+            }
+        }
+
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A Veratad account of the configuration.
+    AccountId
+}
+name! {
+    /// One user and password pair of an account; says nothing about either.
+    CredentialId
+}
+name! {
+    /// A token issuer of the configuration (not its `iss`).
+    IssuerId
+}
+name! {
+    /// A tenant: the company or product whose frontends call the gateway.
+    TenantId
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// The gateway's own id of one request (UUID version 7, RFC 9562): never the client's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// A new id; ids of one process sort by the time they were made.
+    pub fn mint() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a pseudonym stands for. The same value under two purposes gives two pseudonyms, so that
+/// those who read one record cannot follow it into another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A customer's email in an audit event.
+    Customer,
+    /// A caller's reference in an audit event.
+    Reference,
+    /// A token's subject in an audit event.
+    Subject,
+}
+
+impl Purpose {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Customer => b"customer",
+            Self::Reference => b"reference",
+            Self::Subject => b"subject",
+        }
+    }
+}
+
+/// The key that pseudonyms are made with, derived from `state.key`.
+pub struct PseudonymKey {
+    key: hmac::Key,
+    id: [u8; 4],
+}
+
+impl PseudonymKey {
+    /// Derives the key, and the short id that tells which key made a pseudonym.
+    pub fn derive(secret: &[u8; 32]) -> Self {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let derived = hmac::sign(&root, b"dcams-gateway pseudonym v1");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+        let id = first(hmac::sign(&key, b"id").as_ref());
+        Self { key, id }
+    }
+
+    /// The pseudonym of `value` for one purpose and one tenant: HMAC-SHA-256 cut to 128 bits.
+    pub fn pseudonym(&self, purpose: Purpose, tenant: &TenantId, value: &[u8]) -> Pseudonym {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(purpose.label());
+        // Neither a label nor a name holds a NUL, so no two tuples give the same input.
+        context.update(b"\0");
+        context.update(tenant.as_str().as_bytes());
+        context.update(b"\0");
+        context.update(value);
+        Pseudonym {
+            key: self.id,
+            tag: first(context.sign().as_ref()),
+        }
+    }
+}
+
+impl fmt::Debug for PseudonymKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Correlates what one customer or subject did within a tenant, for whoever holds the log only.
+///
+/// Keyed, because a plain hash of an email is guessed in minutes. Shown as `key-id:tag` in hex.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pseudonym {
+    key: [u8; 4],
+    tag: [u8; 16],
+}
+
+impl fmt::Display for Pseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As one piece of text: an audit event holds three of these.
+        let mut text = [b':'; 41];
+        let (key, rest) = text.split_at_mut(8);
+        hex(&self.key, key);
+        hex(&self.tag, rest.get_mut(1..).unwrap_or_default());
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+/// Writes bytes as hexadecimal digits, two each, as far as `text` has room.
+pub fn hex(bytes: &[u8], text: &mut [u8]) {
+    let digit = |nibble: u8| match nibble {
+        0..=9 => b'0' + nibble,
+        _ => b'a' - 10 + nibble,
+    };
+    for (byte, digits) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+        digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xF)]);
+    }
+}
+
+impl fmt::Debug for Pseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The first `N` bytes of a MAC (32 bytes here); zeros where there are fewer.
+fn first<const N: usize>(mac: &[u8]) -> [u8; N] {
+    mac.first_chunk().copied().unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_bounded_and_plain() {
+        for good in ["a", "acme-1.prod_eu", &"x".repeat(64)] {
+            assert!(TenantId::try_from(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a\n", "é", "a/b", "a\0", &"x".repeat(65)] {
+            assert_eq!(TenantId::try_from(bad), Err(InvalidName), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_pseudonym_depends_on_key_purpose_and_tenant() {
+        let (one, two) = (
+            PseudonymKey::derive(&[1; 32]),
+            PseudonymKey::derive(&[2; 32]),
+        );
+        let (a, b) = (
+            TenantId::try_from("a").unwrap(),
+            TenantId::try_from("b").unwrap(),
+        );
+        let base = one.pseudonym(Purpose::Customer, &a, b"x@y.example");
+        assert_eq!(base, one.pseudonym(Purpose::Customer, &a, b"x@y.example"));
+        assert_ne!(base, two.pseudonym(Purpose::Customer, &a, b"x@y.example"));
+        assert_ne!(base, one.pseudonym(Purpose::Subject, &a, b"x@y.example"));
+        assert_ne!(base, one.pseudonym(Purpose::Customer, &b, b"x@y.example"));
+        assert!(!base.to_string().contains("x@y"));
+        let shown = Pseudonym {
+            key: [0, 1, 0x9A, 0xFF],
+            tag: [0xB0; 16],
+        };
+        assert_eq!(shown.to_string(), format!("00019aff:{}", "b0".repeat(16)));
+    }
+}

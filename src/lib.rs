@@ -1,0 +1,15 @@
+//! An authenticating reverse proxy in front of Veratad's DCAMS API.
+//!
+//! A tenant's request carries a JWT. It is read strictly, written anew with the gateway's own
+//! credential, sent to DCAMS, and answered with the fields that the vendor documents. `docs/ARCHITECTURE.md`
+//! will be the map.
+//!
+//! Modules import in one direction only; `tests/layout.rs` has the order and checks it.
+
+pub mod clock;
+pub mod ident;
+pub mod operation;
+pub mod outbox;
+pub mod redact;
+pub mod segments;
+pub mod tenant;

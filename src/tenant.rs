@@ -1,0 +1,42 @@
+//! What the configuration grants one tenant.
+
+use crate::{
+    ident::{AccountId, TenantId},
+    operation::Operations,
+};
+
+/// A tenant as configured under `[[tenants]]`.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its id: the value of the token's tenant claim.
+    pub id: TenantId,
+    /// The Veratad account that its requests are sent with.
+    pub account: AccountId,
+    /// Whether its requests are served at all; `false` answers 403 `tenant_disabled`.
+    pub enabled: bool,
+    /// The services it may call, whatever its tokens' scopes say.
+    pub services: Operations,
+    /// How much of the upstream's answer it gets.
+    pub response: Disclosure,
+    /// Which country's formats its customers' fields must have.
+    pub country: Country,
+}
+
+/// How much of the upstream's answer is relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disclosure {
+    /// Every field that the vendor documents.
+    Full,
+    /// Result, reference, status, type and message (and the images that were asked for): no name,
+    /// address, birth date, phone or link.
+    Minimal,
+}
+
+/// Which country's formats `state`, `zip` and `phone` must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Country {
+    /// Any: length and characters are checked, nothing else.
+    Any,
+    /// United States: USPS state code, 5- or 9-digit ZIP code, 10-digit phone number.
+    Us,
+}
