@@ -13,3 +13,5 @@ pub mod outbox;
 pub mod redact;
 pub mod segments;
 pub mod tenant;
+
+pub mod route;
