@@ -14,4 +14,5 @@ pub mod redact;
 pub mod segments;
 pub mod tenant;
 
+pub mod auth;
 pub mod route;
