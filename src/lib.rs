@@ -15,4 +15,5 @@ pub mod segments;
 pub mod tenant;
 
 pub mod auth;
+pub mod body;
 pub mod route;
