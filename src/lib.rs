@@ -16,4 +16,5 @@ pub mod tenant;
 
 pub mod auth;
 pub mod body;
+pub mod payload;
 pub mod route;
