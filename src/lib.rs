@@ -16,5 +16,7 @@ pub mod tenant;
 
 pub mod auth;
 pub mod body;
+pub mod credential;
 pub mod payload;
 pub mod route;
+pub mod upstream;
