@@ -1,8 +1,8 @@
 //! An authenticating reverse proxy in front of Veratad's DCAMS API.
 //!
 //! A tenant's request carries a JWT. It is read strictly, written anew with the gateway's own
-//! credential, sent to DCAMS, and answered with the fields that the vendor documents. `docs/ARCHITECTURE.md`
-//! will be the map.
+//! credential, sent to DCAMS, and answered with the fields that the vendor documents. Start with
+//! [`pipeline`]; `docs/ARCHITECTURE.md` is the map.
 //!
 //! Modules import in one direction only; `tests/layout.rs` has the order and checks it.
 
@@ -20,3 +20,11 @@ pub mod credential;
 pub mod payload;
 pub mod route;
 pub mod upstream;
+
+pub mod audit;
+pub mod error;
+pub mod metrics;
+pub mod reply;
+pub mod trail;
+
+pub mod pipeline;

@@ -1,0 +1,231 @@
+//! Everything a request can end with besides an answer, and the stable code that clients, metrics
+//! and audit events share.
+//!
+//! Invariant: closed sets, one variant a step. Nothing here carries text of a request; what a
+//! client is told stands in `reply.rs`.
+
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::{
+    auth::{AuthError, permit::PermitError},
+    body::BodyError,
+    payload::PayloadError,
+    route::RouteError,
+    upstream::{
+        client::{Failure, SendError},
+        verdict::Refusal,
+    },
+};
+
+/// Why a request was not answered with a customer's data.
+#[derive(Debug)]
+pub enum GatewayError {
+    /// The token was refused.
+    Authenticate(AuthError),
+    /// The caller may not do this.
+    Authorize(PermitError),
+    /// The body did not arrive.
+    Body(BodyError),
+    /// The head could not be parsed; the status is what the HTTP library makes of it.
+    Head(StatusCode),
+    /// A defect of the gateway: its handler panicked.
+    Internal,
+    /// The body is longer than its service may have; the bound is in bytes.
+    OverService(u64),
+    /// The body is not what a service takes.
+    Payload(PayloadError),
+    /// The upstream answered with a refusal, or with nothing that the vendor documents.
+    Refuse(Refusal),
+    /// The request is not one that is served here.
+    Route(RouteError),
+    /// The upstream could not be asked, or did not answer.
+    Send(SendError),
+    /// The token's tenant is switched off.
+    TenantDisabled,
+}
+
+macro_rules! from {
+    ($($variant:ident($error:ty)),+ $(,)?) => {$(
+        impl From<$error> for GatewayError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )+};
+}
+
+from! {
+    Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Payload(PayloadError),
+    Refuse(Refusal), Route(RouteError), Send(SendError),
+}
+
+impl GatewayError {
+    /// The stable code.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Authenticate(AuthError::Missing) => ErrorCode::MissingToken,
+            Self::Authenticate(AuthError::Expired) => ErrorCode::ExpiredToken,
+            Self::Authenticate(_) => ErrorCode::InvalidToken,
+            Self::Authorize(error) => match error {
+                PermitError::CustomerMismatch => ErrorCode::CustomerMismatch,
+                PermitError::InsufficientScope { .. } => ErrorCode::InsufficientScope,
+                PermitError::ServiceNotAllowed => ErrorCode::ServiceNotAllowed,
+            },
+            Self::Body(error) => match error {
+                BodyError::Broken => ErrorCode::BadRequest,
+                BodyError::Overloaded { .. } => ErrorCode::Overloaded,
+                BodyError::Timeout | BodyError::TooSlow => ErrorCode::RequestTimeout,
+                BodyError::TooLarge { .. } => ErrorCode::PayloadTooLarge,
+            },
+            Self::Head(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => ErrorCode::HeadersTooLarge,
+            Self::Head(StatusCode::URI_TOO_LONG) => ErrorCode::UriTooLong,
+            Self::Head(_) => ErrorCode::BadRequest,
+            Self::Internal => ErrorCode::InternalError,
+            Self::OverService(_) => ErrorCode::PayloadTooLarge,
+            Self::Payload(error) => match error {
+                PayloadError::DuplicateMember(_) => ErrorCode::DuplicateMember,
+                PayloadError::Invalid(_) => ErrorCode::InvalidPayload,
+                PayloadError::MalformedJson { .. } => ErrorCode::MalformedJson,
+                PayloadError::UnknownService => ErrorCode::UnknownService,
+            },
+            Self::Refuse(refusal) => match refusal {
+                Refusal::CredentialsRejected => ErrorCode::UpstreamCredentialsRejected,
+                Refusal::Echo | Refusal::Malformed(_) => ErrorCode::UpstreamMalformed,
+                Refusal::NotFound { .. } => ErrorCode::CustomerNotFound,
+                Refusal::Refused { .. } => ErrorCode::InvalidPayload,
+                Refusal::Unavailable { .. } => ErrorCode::UpstreamUnavailable,
+            },
+            Self::Route(error) => match error {
+                RouteError::BadRequest { .. } | RouteError::Query => ErrorCode::BadRequest,
+                RouteError::ExpectationFailed => ErrorCode::ExpectationFailed,
+                RouteError::LengthRequired => ErrorCode::LengthRequired,
+                RouteError::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+                RouteError::NotFound => ErrorCode::NotFound,
+                RouteError::UnsupportedMediaType => ErrorCode::UnsupportedMediaType,
+            },
+            Self::Send(error) => match error.failure() {
+                Failure::Malformed => ErrorCode::UpstreamMalformed,
+                Failure::Timeout => ErrorCode::UpstreamTimeout,
+                Failure::Unavailable => ErrorCode::UpstreamUnavailable,
+            },
+            Self::TenantDisabled => ErrorCode::TenantDisabled,
+        }
+    }
+
+    /// One word for the operator's log and the audit event, finer than the code; a client never
+    /// sees it (a reason for a refused token would be an oracle).
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Authenticate(error) => error.reason(),
+            Self::Refuse(refusal) => refusal.reason(),
+            Self::Send(error) => error.reason(),
+            Self::Body(BodyError::TooSlow) => "body_too_slow",
+            Self::Body(BodyError::Broken) => "body_cut_off",
+            Self::Authorize(_)
+            | Self::Body(_)
+            | Self::Head(_)
+            | Self::Internal
+            | Self::OverService(_)
+            | Self::Payload(_)
+            | Self::Route(_)
+            | Self::TenantDisabled => self.code().as_str(),
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($variant:ident = $status:literal $name:literal $blame:ident $title:literal,)+) => {
+        /// The stable code of a problem document (RFC 9457).
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum ErrorCode {
+            $(#[doc = $title] $variant,)+
+        }
+
+        impl ErrorCode {
+            /// Every code there is.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The code as clients see it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The HTTP status it is answered with.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)+ }
+            }
+
+            /// A short sentence, the same for every occurrence (RFC 9457, `title`).
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+
+            /// Who has to act.
+            pub const fn blame(self) -> Blame {
+                match self { $(Self::$variant => Blame::$blame,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest = 400 "bad_request" Caller "The request is ambiguous or incomplete",
+    CustomerMismatch = 403 "customer_mismatch" Caller "The token belongs to another customer",
+    CustomerNotFound = 404 "customer_not_found" Caller "The customer is not known",
+    DuplicateMember = 400 "duplicate_member" Caller "A JSON member stands twice",
+    ExpectationFailed = 417 "expectation_failed" Caller "The expectation cannot be met",
+    ExpiredToken = 401 "expired_token" Caller "The token has expired",
+    HeadersTooLarge = 431 "headers_too_large" Caller "The request's head is too large",
+    InsufficientScope = 403 "insufficient_scope" Caller "The token lacks a scope",
+    InternalError = 500 "internal_error" Gateway "The gateway failed",
+    InvalidPayload = 400 "invalid_payload" Caller "The payload is invalid",
+    InvalidToken = 401 "invalid_token" Caller "The token is not valid here",
+    LengthRequired = 411 "length_required" Caller "A Content-Length is required",
+    MalformedJson = 400 "malformed_json" Caller "The body is not one JSON document",
+    MethodNotAllowed = 405 "method_not_allowed" Caller "Only POST is served here",
+    MissingToken = 401 "missing_token" Caller "A bearer token is required",
+    NotFound = 404 "not_found" Caller "Nothing is served at this path",
+    Overloaded = 503 "overloaded" Gateway "The gateway holds too many bodies",
+    PayloadTooLarge = 413 "payload_too_large" Caller "The body is too large",
+    RequestTimeout = 408 "request_timeout" Caller "The body did not arrive in time",
+    ServiceNotAllowed = 403 "service_not_allowed" Caller "The service is not open to this caller",
+    TenantDisabled = 403 "tenant_disabled" Caller "The tenant is switched off",
+    UnknownService = 400 "unknown_service" Caller "The service is not known",
+    UnsupportedMediaType = 415 "unsupported_media_type" Caller "The body must be plain JSON",
+    UriTooLong = 414 "uri_too_long" Caller "The request target is too long",
+    UpstreamCredentialsRejected = 502 "upstream_credentials_rejected" Gateway
+        "DCAMS refused the gateway's credential",
+    UpstreamMalformed = 502 "upstream_malformed" Upstream "DCAMS's answer cannot be relayed",
+    UpstreamTimeout = 504 "upstream_timeout" Upstream "DCAMS did not answer in time",
+    UpstreamUnavailable = 502 "upstream_unavailable" Upstream "DCAMS cannot be reached or is failing",
+}
+
+impl fmt::Debug for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who has to act on an error; metrics call it `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The caller: the request has to change.
+    Caller,
+    /// The operator of the gateway.
+    Gateway,
+    /// The vendor.
+    Upstream,
+}
+
+impl Blame {
+    /// The word in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "refused",
+            Self::Gateway => "gateway_error",
+            Self::Upstream => "upstream_error",
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Counters and times for Prometheus, named `dcams_gateway_*`.
+//!
+//! Invariant: labels come from the configuration and from closed sets (tenant, service, outcome,
+//! code), so their number is bounded; never a customer, a subject or a token.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
+    metrics::{
+        counter::Counter, family::Family, family::MetricConstructor, gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::ident::TenantId;
+
+/// What is counted; one instance a process.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    gateway_seconds: Family<ServiceLabels, Histogram, Seconds>,
+    upstream_seconds: Family<ServiceLabels, Histogram, Seconds>,
+    bytes_in: Family<ServiceLabels, Counter>,
+    bytes_out: Family<ServiceLabels, Counter>,
+    panics: Counter,
+    dropped_fields: Counter,
+    audit_lost: Counter,
+    levels: [Level; 4],
+}
+
+/// A gauge, and what it is set to when a scrape comes.
+struct Level {
+    gauge: Gauge,
+    read: fn(&Levels) -> u64,
+}
+
+impl Level {
+    fn new(read: fn(&Levels) -> u64) -> Self {
+        let gauge = Gauge::default();
+        Self { gauge, read }
+    }
+}
+
+/// One finished request.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished<'a> {
+    /// The tenant; none before authentication.
+    pub tenant: Option<&'a TenantId>,
+    /// The service; none before the body is read.
+    pub service: Option<&'static str>,
+    /// `ok`, or who has to act.
+    pub outcome: &'static str,
+    /// `ok`, an error's code, or `client_gone`.
+    pub code: &'static str,
+    /// Time in the gateway: all of it less the upstream's.
+    pub gateway: Duration,
+    /// Time from the first byte upstream to the answer's last; none where nothing was sent.
+    pub upstream: Option<Duration>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+}
+
+/// What is read when a scrape comes, rather than counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Levels {
+    /// Bytes of bodies held now.
+    pub body_memory: u64,
+    /// Bytes of bodies that may be held.
+    pub body_memory_limit: u64,
+    /// Open connections of the public listener.
+    pub connections: u64,
+    /// Connections closed at once because there were too many open, since the start.
+    pub connections_refused: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    tenant: TenantLabel,
+    service: &'static str,
+    outcome: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabels {
+    tenant: TenantLabel,
+    service: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct TenantLabel(Option<TenantId>);
+
+impl EncodeLabelValue for TenantLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0
+            .as_ref()
+            .map_or(NONE, TenantId::as_str)
+            .encode(encoder)
+    }
+}
+
+/// The label of what is not known (yet): a tenant before authentication, a service before parsing.
+const NONE: &str = "none";
+
+impl Metrics {
+    /// Everything at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("dcams_gateway");
+        let metrics = Self {
+            requests: Family::default(),
+            gateway_seconds: Family::new_with_constructor(Seconds),
+            upstream_seconds: Family::new_with_constructor(Seconds),
+            bytes_in: Family::default(),
+            bytes_out: Family::default(),
+            panics: Counter::default(),
+            dropped_fields: Counter::default(),
+            audit_lost: Counter::default(),
+            levels: [
+                Level::new(|now| now.body_memory),
+                Level::new(|now| now.body_memory_limit),
+                Level::new(|now| now.connections),
+                Level::new(|now| now.connections_refused),
+            ],
+            registry: Registry::default(),
+        };
+        metrics.register(&mut registry);
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "requests",
+            "Requests, by how they ended",
+            self.requests.clone(),
+        );
+        registry.register_with_unit(
+            "gateway",
+            "Time of a request in the gateway, without the upstream's",
+            Unit::Seconds,
+            self.gateway_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "upstream",
+            "Time from the first byte sent upstream to the last of its answer",
+            Unit::Seconds,
+            self.upstream_seconds.clone(),
+        );
+        registry.register("bytes_in", "Bytes of request bodies", self.bytes_in.clone());
+        registry.register(
+            "bytes_out",
+            "Bytes of answer bodies",
+            self.bytes_out.clone(),
+        );
+        registry.register(
+            "panics",
+            "Requests that ended in a panic",
+            self.panics.clone(),
+        );
+        registry.register(
+            "dropped_fields",
+            "Fields of upstream answers that the vendor does not document, not relayed",
+            self.dropped_fields.clone(),
+        );
+        registry.register(
+            "audit_lost",
+            "Audit events that could not be written",
+            self.audit_lost.clone(),
+        );
+        let [body, limit, connections, refused] = &self.levels;
+        for (name, help, level) in [
+            ("body_memory_bytes", "Bytes of bodies held now", body),
+            (
+                "body_memory_limit_bytes",
+                "Bytes of bodies that may be held",
+                limit,
+            ),
+            (
+                "connections",
+                "Open connections of the public listener",
+                connections,
+            ),
+            (
+                "connections_refused",
+                "Connections closed at once: too many were open",
+                refused,
+            ),
+        ] {
+            registry.register(name, help, level.gauge.clone());
+        }
+    }
+
+    /// Counts a finished request.
+    pub fn finished(&self, request: &Finished<'_>) {
+        let tenant = TenantLabel(request.tenant.cloned());
+        let service = request.service.unwrap_or(NONE);
+        let of_service = ServiceLabels {
+            tenant: tenant.clone(),
+            service,
+        };
+        let (outcome, code) = (request.outcome, request.code);
+        self.requests
+            .get_or_create(&RequestLabels {
+                tenant,
+                service,
+                outcome,
+                code,
+            })
+            .inc();
+        self.gateway_seconds
+            .get_or_create(&of_service)
+            .observe(request.gateway.as_secs_f64());
+        if let Some(upstream) = request.upstream {
+            self.upstream_seconds
+                .get_or_create(&of_service)
+                .observe(upstream.as_secs_f64());
+        }
+        self.bytes_in
+            .get_or_create(&of_service)
+            .inc_by(request.bytes_in);
+        self.bytes_out
+            .get_or_create(&of_service)
+            .inc_by(request.bytes_out);
+    }
+
+    /// Counts a request whose handler panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// Counts fields of an answer that were not relayed because no page documents them.
+    pub fn dropped_fields(&self, count: usize) {
+        self.dropped_fields
+            .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Counts an audit event that could not be written.
+    pub fn audit_lost(&self) {
+        self.audit_lost.inc();
+    }
+
+    /// Everything, in the text form that Prometheus scrapes (`OpenMetrics` 1.0).
+    pub fn render(&self, now: &Levels) -> String {
+        for level in &self.levels {
+            level
+                .gauge
+                .set(i64::try_from((level.read)(now)).unwrap_or(i64::MAX));
+        }
+        let mut page = String::new();
+        // Writing into a string has nothing to fail on.
+        let _ = text::encode(&mut page, &self.registry);
+        page
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes the histograms of times: from 50 µs, what a small request takes here, to the half minute
+/// that an upstream call may last.
+#[derive(Clone)]
+struct Seconds;
+
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new([
+            0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+            0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finished_request_shows_in_every_family() {
+        let metrics = Metrics::new();
+        let tenant = TenantId::try_from("acme").unwrap();
+        metrics.finished(&Finished {
+            tenant: Some(&tenant),
+            service: Some("getStatus"),
+            outcome: "ok",
+            code: "ok",
+            gateway: Duration::from_micros(80),
+            upstream: Some(Duration::from_millis(3)),
+            bytes_in: 70,
+            bytes_out: 300,
+        });
+        let page = metrics.render(&Levels {
+            body_memory: 5,
+            ..Levels::default()
+        });
+        for line in [
+            r#"dcams_gateway_requests_total{tenant="acme",service="getStatus",outcome="ok",code="ok"} 1"#,
+            r#"dcams_gateway_bytes_in_total{tenant="acme",service="getStatus"} 70"#,
+            r#"dcams_gateway_gateway_seconds_count{tenant="acme",service="getStatus"} 1"#,
+            r#"dcams_gateway_upstream_seconds_sum{tenant="acme",service="getStatus"} 0.003"#,
+            "dcams_gateway_body_memory_bytes 5",
+        ] {
+            assert!(page.contains(line), "{line} not in\n{page}");
+        }
+    }
+}

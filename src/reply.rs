@@ -1,0 +1,223 @@
+//! The only place that builds a response for a client.
+//!
+//! Invariant: a response is built from nothing. No header of the upstream is relayed, and an error
+//! says fixed English, names of members and the upstream's checked message; never a value of the
+//! request, never why a token was refused.
+
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use serde::Serialize;
+
+use crate::{
+    auth::permit::PermitError,
+    body::BodyError,
+    error::{ErrorCode, GatewayError},
+    ident::RequestId,
+    payload::{PayloadError, Violation},
+    route::RouteError,
+    segments::Segments,
+    upstream::verdict::Refusal,
+};
+
+/// The header that carries the gateway's id of a request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A success: the upstream's documented fields as JSON.
+pub fn answer(body: Segments, id: RequestId) -> Response<Segments> {
+    respond(StatusCode::OK, "application/json", body, id)
+}
+
+/// A problem document for an error (RFC 9457), which a DCAMS client can read as an error too.
+pub fn problem(error: &GatewayError, id: RequestId) -> Response<Segments> {
+    let code = error.code();
+    let detail = detail(error);
+    let id_text = id.to_string();
+    let document = Problem {
+        kind: format!("urn:dcams-gateway:problem:{}", code.as_str()),
+        title: code.title(),
+        status: code.status(),
+        code: code.as_str(),
+        detail: &detail,
+        request_id: &id_text,
+        result: "Error",
+        message: upstream_message(error).unwrap_or(&detail),
+        errors: violations(error),
+    };
+    // Plain strings and numbers: serialising them into memory has nothing to fail on.
+    let body = serde_json::to_vec(&document).unwrap_or_default();
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = respond(status, "application/problem+json", body.into(), id);
+    let headers = response.headers_mut();
+    if let Some(challenge) = challenge(error) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let GatewayError::Route(RouteError::MethodNotAllowed { allow }) = error {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let GatewayError::Body(BodyError::Overloaded { retry_after }) = error {
+        let seconds = retry_after.as_secs().max(1);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Segments,
+    id: RequestId,
+) -> Response<Segments> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    request_id: &'a str,
+    result: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [Violation],
+}
+
+/// What the caller is told to do next: finer than the code's advice where the error says more.
+fn detail(error: &GatewayError) -> String {
+    match error {
+        GatewayError::Authorize(PermitError::InsufficientScope { needed }) => {
+            format!("this service needs the scope {needed}")
+        }
+        GatewayError::Body(BodyError::Broken) => "the body ended before its length".to_owned(),
+        GatewayError::Body(BodyError::TooLarge { limit }) => {
+            format!("a body may have at most {limit} bytes with this token")
+        }
+        GatewayError::OverService(limit) => {
+            format!("a body may have at most {limit} bytes with this service")
+        }
+        GatewayError::Payload(PayloadError::DuplicateMember(pointer)) => {
+            format!("a member stands twice at {pointer}")
+        }
+        GatewayError::Payload(PayloadError::Invalid(found)) if found.len() == 1 => {
+            "1 field is invalid".to_owned()
+        }
+        GatewayError::Payload(PayloadError::Invalid(found)) => {
+            format!("{} fields are invalid", found.len())
+        }
+        GatewayError::Payload(PayloadError::MalformedJson { line, column }) => {
+            format!("not valid JSON at line {line}, column {column}")
+        }
+        GatewayError::Route(RouteError::BadRequest { why }) => why.to_string(),
+        GatewayError::Route(RouteError::Query) => {
+            "send no query string: none has a meaning here".to_owned()
+        }
+        GatewayError::Authenticate(_)
+        | GatewayError::Authorize(_)
+        | GatewayError::Body(_)
+        | GatewayError::Head(_)
+        | GatewayError::Internal
+        | GatewayError::Payload(_)
+        | GatewayError::Refuse(_)
+        | GatewayError::Route(_)
+        | GatewayError::Send(_)
+        | GatewayError::TenantDisabled => advice(error.code()).to_owned(),
+    }
+}
+
+fn advice(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BadRequest => "send one unambiguous request",
+        ErrorCode::CustomerMismatch => "use a token that was issued for this customer",
+        ErrorCode::CustomerNotFound => "no customer with this email is known",
+        ErrorCode::DuplicateMember => "name each member once",
+        ErrorCode::ExpectationFailed => "of expectations only 100-continue is understood",
+        ErrorCode::ExpiredToken => "get a fresh token and send the request again",
+        ErrorCode::HeadersTooLarge => "send fewer or shorter headers",
+        ErrorCode::InsufficientScope => "get a token with the scope of this service",
+        ErrorCode::InternalError => "try again; if it lasts, report the request id",
+        ErrorCode::InvalidPayload => "DCAMS refused the data; its message says why",
+        ErrorCode::InvalidToken => "get a token for this gateway from your issuer",
+        ErrorCode::LengthRequired => "send Content-Length and no Transfer-Encoding",
+        ErrorCode::MalformedJson => "send one JSON document in UTF-8",
+        ErrorCode::MethodNotAllowed => "send a POST",
+        ErrorCode::MissingToken => "send Authorization: Bearer with a token",
+        ErrorCode::NotFound | ErrorCode::UriTooLong => "send requests to /v3/stable/api/storage",
+        ErrorCode::Overloaded => "wait as long as Retry-After says, then try again",
+        ErrorCode::PayloadTooLarge => "send a smaller body",
+        ErrorCode::RequestTimeout => "send the body without pauses",
+        ErrorCode::ServiceNotAllowed => {
+            "ask the gateway's operator to open this service to the tenant, or to customer-bound tokens"
+        }
+        ErrorCode::TenantDisabled => "ask the gateway's operator to enable this tenant",
+        ErrorCode::UnknownService => {
+            "service is one of createOrUpdateCustomer, getStatus, getDocumentImages, updateStatus"
+        }
+        ErrorCode::UnsupportedMediaType => {
+            "send Content-Type: application/json in UTF-8 and no Content-Encoding"
+        }
+        ErrorCode::UpstreamCredentialsRejected => {
+            "nothing is wrong with the request; the gateway's operator has to act"
+        }
+        ErrorCode::UpstreamMalformed => "try again later; if it lasts, report the request id",
+        ErrorCode::UpstreamTimeout => {
+            "the outcome is unknown: read the customer's status before writing again"
+        }
+        ErrorCode::UpstreamUnavailable => "try again later",
+    }
+}
+
+/// What DCAMS itself said, where it is relayed.
+fn upstream_message(error: &GatewayError) -> Option<&str> {
+    let GatewayError::Refuse(refusal) = error else {
+        return None;
+    };
+    match refusal {
+        Refusal::NotFound { message } | Refusal::Refused { message } => Some(message.as_str()),
+        Refusal::CredentialsRejected
+        | Refusal::Echo
+        | Refusal::Malformed(_)
+        | Refusal::Unavailable { .. } => None,
+    }
+}
+
+fn violations(error: &GatewayError) -> &[Violation] {
+    if let GatewayError::Payload(PayloadError::Invalid(found)) = error {
+        return found;
+    }
+    &[]
+}
+
+/// The challenge of RFC 6750, section 3.
+fn challenge(error: &GatewayError) -> Option<HeaderValue> {
+    if let GatewayError::Authorize(PermitError::InsufficientScope { needed }) = error {
+        let challenge = format!(
+            r#"Bearer realm="dcams-gateway", error="insufficient_scope", scope="{needed}""#
+        );
+        return HeaderValue::try_from(challenge).ok();
+    }
+    let code = error.code();
+    let text = if code == ErrorCode::MissingToken {
+        r#"Bearer realm="dcams-gateway""#
+    } else if code == ErrorCode::ExpiredToken {
+        r#"Bearer realm="dcams-gateway", error="invalid_token", error_description="expired""#
+    } else if code == ErrorCode::InvalidToken {
+        // One challenge for every forgery: which check failed is nobody's business.
+        r#"Bearer realm="dcams-gateway", error="invalid_token""#
+    } else {
+        return None;
+    };
+    Some(HeaderValue::from_static(text))
+}

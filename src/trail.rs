@@ -1,0 +1,324 @@
+//! What is remembered of one request while it travels: the one source of its log line, its metrics
+//! and its audit event.
+//!
+//! Invariant: a trail that is begun is ended exactly once, also when its request's future is
+//! dropped (the client left) or unwinds. It is written by the path and never read by it.
+
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use http::Response;
+use tokio::time::Instant;
+use tracing::Level;
+
+use crate::{
+    audit::{AuditTrail, Content, Decision, ImageNote, Outcome, Phase},
+    auth::Caller,
+    clock,
+    error::{Blame, GatewayError},
+    ident::{CredentialId, PseudonymKey, Purpose, RequestId},
+    metrics::{Finished, Metrics},
+    payload::Submission,
+    segments::Segments,
+    upstream::verdict::CustomerStatus,
+};
+
+/// Where a request's end is reported to; shared by all requests.
+pub struct Observers {
+    /// The audit trail.
+    pub audit: AuditTrail,
+    /// The counters.
+    pub metrics: Metrics,
+    /// What people are turned into pseudonyms with.
+    pub pseudonyms: PseudonymKey,
+}
+
+/// The record of one request.
+pub struct Trail {
+    observers: Arc<Observers>,
+    id: RequestId,
+    began: Instant,
+    client_request_id: Option<String>,
+    caller: Option<Arc<Caller>>,
+    content: Option<Content>,
+    sent: Option<Sent>,
+    bytes_in: u64,
+    ended: bool,
+}
+
+/// What is remembered of the call upstream.
+struct Sent {
+    credential: CredentialId,
+    began: Instant,
+    took: Option<Duration>,
+    status: Option<u16>,
+    customer_status: Option<&'static str>,
+}
+
+/// How a request ended.
+struct End<'a> {
+    outcome: &'static str,
+    code: &'static str,
+    error: Option<&'a GatewayError>,
+    http_status: Option<u16>,
+    bytes_out: u64,
+}
+
+impl Trail {
+    /// Begins the record of a request that has just arrived, and names it.
+    pub fn begin(observers: &Arc<Observers>) -> Self {
+        Self {
+            observers: Arc::clone(observers),
+            id: RequestId::mint(),
+            began: clock::instant(),
+            client_request_id: None,
+            caller: None,
+            content: None,
+            sent: None,
+            bytes_in: 0,
+            ended: false,
+        }
+    }
+
+    /// The gateway's id of the request.
+    pub const fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Notes the client's own id of the request, which the route step found plain and short.
+    pub fn named_by_client(&mut self, id: Option<String>) {
+        self.client_request_id = id;
+    }
+
+    /// Notes who calls; from here on the request leaves an audit event.
+    pub fn authenticated(&mut self, caller: &Arc<Caller>) {
+        self.caller = Some(Arc::clone(caller));
+    }
+
+    /// Notes the size of the body.
+    pub fn received(&mut self, bytes: u64) {
+        self.bytes_in = bytes;
+    }
+
+    /// Notes what a valid body asks for.
+    pub fn submitted(&mut self, submission: &Submission<'_>) {
+        let Some(caller) = &self.caller else { return };
+        let pseudonym = |purpose, value: &str| {
+            self.observers
+                .pseudonyms
+                .pseudonym(purpose, caller.tenant(), value.as_bytes())
+        };
+        let email = submission.email();
+        self.content = Some(Content {
+            service: submission.operation().name(),
+            // One customer, one pseudonym, however the address was typed.
+            customer: pseudonym(Purpose::Customer, &email.to_ascii_lowercase()),
+            reference: submission
+                .reference()
+                .map(|r| pseudonym(Purpose::Reference, r)),
+            fields: submission.fields().collect(),
+            images: submission
+                .images()
+                .iter()
+                .map(|image| ImageNote {
+                    side: image.side().name(),
+                    format: image.format().name(),
+                    bytes: image.bytes(),
+                })
+                .collect(),
+        });
+    }
+
+    /// Notes that the request goes upstream now.
+    pub fn sending(&mut self, credential: &CredentialId) {
+        self.sent = Some(Sent {
+            credential: credential.clone(),
+            began: clock::instant(),
+            took: None,
+            status: None,
+            customer_status: None,
+        });
+    }
+
+    /// Notes that the call upstream is over, and with which status if it was answered.
+    pub fn replied(&mut self, status: Option<u16>) {
+        if let Some(sent) = &mut self.sent {
+            sent.took = Some(clock::instant().duration_since(sent.began));
+            sent.status = status;
+        }
+    }
+
+    /// Notes what the upstream's answer says of the customer.
+    pub fn understood(&mut self, customer_status: CustomerStatus, dropped_fields: usize) {
+        self.observers.metrics.dropped_fields(dropped_fields);
+        if let Some(sent) = &mut self.sent {
+            sent.customer_status = Some(customer_status.as_str());
+        }
+    }
+
+    /// Ends the record: the customer's data was answered.
+    pub fn succeed(mut self, response: &Response<Segments>) {
+        self.end(&End {
+            outcome: "ok",
+            code: "ok",
+            error: None,
+            http_status: Some(response.status().as_u16()),
+            bytes_out: response.body().len(),
+        });
+    }
+
+    /// Ends the record: an error was answered.
+    pub fn fail(mut self, error: &GatewayError, response: &Response<Segments>) {
+        let code = error.code();
+        self.end(&End {
+            outcome: code.blame().as_str(),
+            code: code.as_str(),
+            error: Some(error),
+            http_status: Some(response.status().as_u16()),
+            bytes_out: response.body().len(),
+        });
+    }
+
+    fn end(&mut self, end: &End<'_>) {
+        self.ended = true;
+        let now = clock::instant();
+        let total = now.duration_since(self.began);
+        // A call that did not come back was waited for until now.
+        let call = |sent: &Sent| sent.took.unwrap_or(now.duration_since(sent.began));
+        let upstream = self.sent.as_ref().map(call);
+        let gateway = total.saturating_sub(upstream.unwrap_or_default());
+        self.observers.metrics.finished(&Finished {
+            tenant: self.caller.as_ref().map(|caller| caller.tenant()),
+            service: self.content.as_ref().map(|content| content.service),
+            outcome: end.outcome,
+            code: end.code,
+            gateway,
+            upstream,
+            bytes_in: self.bytes_in,
+            bytes_out: end.bytes_out,
+        });
+        self.contain(|| self.log(end, gateway, upstream));
+        self.contain(|| self.audit(end, total));
+    }
+
+    /// Observing must not steer: whatever panics in here costs its own record, never the answer. An
+    /// unwinding trail would otherwise panic a second time and end the process.
+    fn contain<T>(&self, observe: impl FnOnce() -> T) -> Option<T> {
+        let observed = panic::catch_unwind(AssertUnwindSafe(observe));
+        if observed.is_err() {
+            self.observers.metrics.panicked();
+        }
+        observed.ok()
+    }
+
+    fn log(&self, end: &End<'_>, gateway: Duration, upstream: Option<Duration>) {
+        let tenant = self.caller.as_ref().map(|caller| caller.tenant().as_str());
+        let upstream_status = self.sent.as_ref().and_then(|sent| sent.status);
+        let reason = end.error.map(GatewayError::reason);
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    request.id = %self.id,
+                    client_request_id = self.client_request_id.as_deref(),
+                    tenant.id = tenant,
+                    service = self.content.as_ref().map(|content| content.service),
+                    status = end.http_status,
+                    code = end.code,
+                    reason = reason.filter(|reason| *reason != end.code),
+                    upstream.status = upstream_status,
+                    bytes_in = self.bytes_in,
+                    bytes_out = end.bytes_out,
+                    gateway_ms = milliseconds(gateway),
+                    upstream_ms = upstream.map(milliseconds),
+                    "request",
+                )
+            };
+        }
+        // What the caller did wrong is everyday; what we or the vendor did is worth a look.
+        match end.error.map(|error| error.code().blame()) {
+            None | Some(Blame::Caller) => line!(Level::INFO),
+            Some(Blame::Gateway | Blame::Upstream) => line!(Level::WARN),
+        }
+    }
+
+    /// Only a request that passed authentication leaves an outcome: before that there is no tenant
+    /// in whose name anything could have been done.
+    fn audit(&self, end: &End<'_>, total: Duration) {
+        let Some(caller) = &self.caller else { return };
+        let sent = self.sent.as_ref();
+        let subject = caller.subject().map(|subject| {
+            let pseudonyms = &self.observers.pseudonyms;
+            pseudonyms.pseudonym(Purpose::Subject, caller.tenant(), subject.as_bytes())
+        });
+        let event = Outcome {
+            time: clock::now(),
+            phase: Phase::Outcome,
+            request_id: self.id,
+            client_request_id: self.client_request_id.as_deref(),
+            tenant: caller.tenant().as_str(),
+            issuer: caller.issuer().as_str(),
+            subject,
+            content: self.content.as_ref(),
+            decision: if sent.is_some() {
+                Decision::Forward
+            } else {
+                Decision::Refuse
+            },
+            code: end.code,
+            reason: end
+                .error
+                .map(GatewayError::reason)
+                .filter(|reason| *reason != end.code),
+            credential: sent.map(|sent| sent.credential.as_str()),
+            attempts: u8::from(sent.is_some()),
+            http_status: end.http_status,
+            upstream_status: sent.and_then(|sent| sent.status),
+            customer_status: sent.and_then(|sent| sent.customer_status),
+            bytes_in: self.bytes_in,
+            bytes_out: end.bytes_out,
+            ms: milliseconds(total),
+        };
+        let written = self.contain(|| self.observers.audit.record(&event));
+        if !matches!(written, Some(Ok(()))) {
+            self.observers.metrics.audit_lost();
+            let kind = written.and_then(Result::err).map(|error| error.kind());
+            tracing::error!(request.id = %self.id, kind = ?kind, "audit event lost");
+        }
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let (outcome, code, http_status) = if thread::panicking() {
+            self.observers.metrics.panicked();
+            let internal = GatewayError::Internal.code();
+            let blame = internal.blame().as_str();
+            (blame, internal.as_str(), Some(internal.status()))
+        } else if self.sent.is_some() {
+            // A client cannot end what was sent; only the process's own end does.
+            (Blame::Gateway.as_str(), "shutting_down", None)
+        } else {
+            ("client_gone", "client_gone", None)
+        };
+        self.end(&End {
+            outcome,
+            code,
+            error: None,
+            http_status,
+            bytes_out: 0,
+        });
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    // Whole microseconds are exact enough, and print short.
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
