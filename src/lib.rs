@@ -28,3 +28,7 @@ pub mod reply;
 pub mod trail;
 
 pub mod pipeline;
+
+pub mod admin;
+pub mod server;
+pub mod telemetry;

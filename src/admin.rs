@@ -1,0 +1,119 @@
+//! The admin listener: is the process alive, does it take requests, what has it counted.
+//!
+//! Invariant: nothing here shows a secret or a person. Where a token is configured, everything but
+//! the two probes needs it; the probes say one word.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    body::ByteBudget, metrics::Levels, segments::Segments, server::ConnectionStats,
+    trail::Observers,
+};
+
+/// The `[admin]` section.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What `Authorization: Bearer` must carry; the configuration requires one off loopback.
+    pub token: Option<SecretString>,
+}
+
+/// What the admin listener answers from.
+pub struct Admin {
+    /// What `Authorization: Bearer` must carry.
+    pub token: Option<SecretString>,
+    /// The counters.
+    pub observers: Arc<Observers>,
+    /// The bodies held now.
+    pub budget: ByteBudget,
+    /// The public listener's connections.
+    pub connections: Arc<ConnectionStats>,
+    /// Cancelled when the gateway begins to drain.
+    pub draining: CancellationToken,
+}
+
+impl Admin {
+    /// Answers one request; its body is never read.
+    pub fn answer<B>(&self, request: &Request<B>) -> Response<Segments> {
+        if request.method() != Method::GET {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET"));
+            return response;
+        }
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "live\n"),
+            "/readyz" if self.draining.is_cancelled() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            }
+            "/readyz" => text(StatusCode::OK, "ready\n"),
+            _ if !self.is_allowed(request.headers()) => {
+                let why = "send Authorization: Bearer with the admin token\n";
+                let mut response = text(StatusCode::UNAUTHORIZED, why);
+                let challenge = HeaderValue::from_static(r#"Bearer realm="dcams-gateway admin""#);
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                response
+            }
+            "/metrics" => self.metrics(),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "served here: /livez, /readyz, /metrics\n",
+            ),
+        }
+    }
+
+    fn metrics(&self) -> Response<Segments> {
+        let page = self.observers.metrics.render(&Levels {
+            body_memory: self.budget.in_use(),
+            body_memory_limit: self.budget.total(),
+            connections: u64::try_from(self.connections.now_open()).unwrap_or(u64::MAX),
+            connections_refused: self.connections.refused(),
+        });
+        respond(
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            page.into(),
+        )
+    }
+
+    fn is_allowed(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else {
+            return true;
+        };
+        headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+            .is_some_and(|given| given.ct_eq(expose(token)).into())
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compared in constant time, never shown"
+)]
+fn expose(token: &SecretString) -> &[u8] {
+    token.expose_secret().as_bytes()
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Segments> {
+    respond(status, "text/plain; charset=utf-8", body.into())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Segments) -> Response<Segments> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
