@@ -30,5 +30,6 @@ pub mod trail;
 pub mod pipeline;
 
 pub mod admin;
+pub mod config;
 pub mod server;
 pub mod telemetry;

@@ -1,0 +1,243 @@
+//! Reads the configuration: TOML files, folders of them, and the environment.
+//!
+//! Decides whether the gateway may start. Invariant: a [`Config`] is valid by construction: every
+//! secret is there and strong enough, every reference resolves, every number is within bounds; if
+//! not, there is no `Config` but a list of every mistake. The only file that reads the process's
+//! environment. It never prints or repeats a secret.
+
+mod cursor;
+mod destination;
+mod entries;
+mod field;
+mod files;
+mod issuers;
+mod layers;
+mod listeners;
+pub mod mistake;
+mod secret;
+mod sections;
+pub mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    env, fmt,
+    path::PathBuf,
+};
+
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use self::{
+    cursor::{Context, Section},
+    layers::Layers,
+    listeners::Server,
+    mistake::{Mistake, Mistakes, Report},
+    sections::Limits,
+};
+use crate::{
+    admin::AdminSettings,
+    auth::{IssuerSettings, keys::SigningKey},
+    body::BodySettings,
+    credential::Account,
+    ident::{AccountId, IssuerId, PseudonymKey, TenantId},
+    payload::Rules,
+    route::RouteSettings,
+    server::ServerSettings,
+    telemetry::TelemetrySettings,
+    tenant::{Country, Tenant},
+    upstream::client::UpstreamSettings,
+};
+
+/// A clock before this is not set: 2025-01-01T00:00:00Z.
+const EARLIEST: i64 = 1_735_689_600;
+
+/// Everything that the gateway is told, checked.
+pub struct Config {
+    /// The public listener.
+    pub server: ServerSettings,
+    /// What is served, and how its body may be framed.
+    pub route: RouteSettings,
+    /// The operators' listener.
+    pub admin: AdminSettings,
+    /// Where requests go, and how long they may take.
+    pub upstream: UpstreamSettings,
+    /// How a request body is read.
+    pub body: BodySettings,
+    /// What a request body must hold.
+    pub rules: Rules,
+    /// The Veratad accounts; each tenant's is among them.
+    pub accounts: Vec<Account>,
+    /// The token issuers.
+    pub issuers: Vec<IssuerSettings>,
+    /// The keys that mint tokens, for those issuers whose secret or private key is configured.
+    pub signing_keys: HashMap<IssuerId, SigningKey>,
+    /// The tenants, no two of them on one account.
+    pub tenants: Vec<Tenant>,
+    /// How the gateway logs.
+    pub telemetry: TelemetrySettings,
+    /// What pseudonyms are made with (from `state.key`).
+    pub pseudonyms: PseudonymKey,
+    /// The key of the audit trail.
+    pub audit_key: Zeroizing<[u8; 32]>,
+    /// What works but is unwise, in the form of mistakes.
+    pub warnings: Vec<Mistake>,
+}
+
+impl Config {
+    /// Reads files and folders (of `*.toml`, in name order) on top of the built-in defaults, and
+    /// the variables `DCAMS_GATEWAY__SECTION__KEY` of `environment` on top of those. Secrets that
+    /// are given as `{ env = "NAME" }` come from `environment` too.
+    pub fn load(
+        paths: &[PathBuf],
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Mistakes> {
+        let report = Report::default();
+        let environment: BTreeMap<String, String> = environment.collect();
+        let layers = layers::read(paths, &environment, &report);
+        let name = layers.name.clone();
+        let context = Context {
+            report: &report,
+            environment: &environment,
+            complete: layers.complete,
+            name: &name,
+        };
+        let config = assemble(context, layers);
+        let (mistakes, warnings) = report.into_parts();
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(Self { warnings, ..config }),
+            Some(_) => Err(Mistakes::new(mistakes)),
+            None => Err(Mistakes::new(at_least_one(mistakes, &name))),
+        }
+    }
+
+    /// Reads files and folders, with the process's own environment. A variable whose name or value
+    /// is not Unicode counts as not set.
+    pub fn load_with_env(paths: &[PathBuf]) -> Result<Self, Mistakes> {
+        let unicode = env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self::load(paths, unicode)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
+}
+
+/// Refuses a clock that was never set: tokens would be judged by it.
+pub fn check_clock(now: Timestamp) -> Result<(), Mistake> {
+    if now.as_second() >= EARLIEST {
+        return Ok(());
+    }
+    let problem = "stands before the year 2025";
+    Err(Mistake::new(
+        "system clock",
+        "",
+        problem,
+        "set it, and keep it in step",
+    ))
+}
+
+/// Reading must not fail without a word, whatever slip is made in it.
+fn at_least_one(mut mistakes: Vec<Mistake>, name: &str) -> Vec<Mistake> {
+    if mistakes.is_empty() {
+        let problem = "could not be understood";
+        mistakes.push(Mistake::new(name, "", problem, "report this as a fault"));
+    }
+    mistakes
+}
+
+fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
+    let mut entries = |list: &'static str| layers.entries.remove(list).unwrap_or_default();
+    let accounts = entries::open::<AccountId>(context, "accounts", entries("accounts"));
+    let issuers = entries::open::<IssuerId>(context, "issuers", entries("issuers"));
+    let tenants = entries::open::<TenantId>(context, "tenants", entries("tenants"));
+
+    let sections = fixed(Section::root(context, layers.sections));
+    let country = sections.rules.as_ref().map_or(Country::Any, |r| r.country);
+    let listed_accounts = entries::accounts(accounts.sections);
+    let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
+    let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, country);
+
+    let state_key = sections.state_key?;
+    let server = sections.server?;
+    let body = body(&server, &sections.limits?);
+    let mut signing_keys = HashMap::new();
+    let mut issuers = Vec::new();
+    for issuer in listed_issuers? {
+        if let Some(key) = issuer.signing {
+            signing_keys.insert(issuer.settings.id.clone(), key);
+        }
+        issuers.push(issuer.settings);
+    }
+    Some(Config {
+        server: server.settings,
+        route: server.route,
+        admin: sections.admin?,
+        upstream: sections.upstream?,
+        body,
+        rules: sections.rules?,
+        accounts: listed_accounts?,
+        issuers,
+        signing_keys,
+        tenants: listed_tenants?,
+        telemetry: sections.telemetry?,
+        pseudonyms: PseudonymKey::derive(&state_key),
+        audit_key: sections.audit_key?,
+        warnings: Vec::new(),
+    })
+}
+
+/// The fixed sections, each where it had no mistake.
+struct Fixed {
+    server: Option<Server>,
+    admin: Option<AdminSettings>,
+    upstream: Option<UpstreamSettings>,
+    limits: Option<Limits>,
+    rules: Option<Rules>,
+    state_key: Option<Zeroizing<[u8; 32]>>,
+    audit_key: Option<Zeroizing<[u8; 32]>>,
+    telemetry: Option<TelemetrySettings>,
+}
+
+fn fixed(mut root: Section<'_>) -> Fixed {
+    root.unavailable(&["cache"]);
+    let server = listeners::server(root.section("server"));
+    let listen = server.as_ref().map(|server| server.settings.listen);
+    let admin = listeners::admin(root.section("admin"), listen);
+    let upstream = destination::upstream(root.section("upstream"));
+    let limits = sections::limits(root.section("limits"));
+    let rules = sections::validation(root.section("validation"), limits.as_ref());
+    let state_key = sections::state(root.section("state"));
+    let audit_key = sections::audit(root.section("audit"), state_key.as_deref());
+    let telemetry = sections::telemetry(root.section("telemetry"));
+    root.known(&layers::LISTS);
+    root.finish();
+    Fixed {
+        server,
+        admin,
+        upstream,
+        limits,
+        rules,
+        state_key,
+        audit_key,
+        telemetry,
+    }
+}
+
+fn body(server: &Server, limits: &Limits) -> BodySettings {
+    BodySettings {
+        max_body: limits.max_body,
+        max_lookup_body: limits.max_lookup_body,
+        body_memory: limits.body_memory,
+        budget_wait: limits.body_wait,
+        body_timeout: server.body_timeout,
+        idle: server.body_idle_timeout,
+        min_rate: server.min_body_rate,
+    }
+}

@@ -1,0 +1,249 @@
+//! The lists `[[accounts]]` and `[[tenants]]`, and what the three lists have in common.
+//!
+//! Invariant: ids are unique, references resolve, and no two tenants reach the same customers:
+//! neither by one account, nor by two accounts with one user.
+
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+
+use crate::{
+    config::{
+        cursor::{Context, Section},
+        field::Field,
+        layers::Entry,
+        mistake::{Mistake, suggest},
+        secret::{self, Secret},
+        sections::COUNTRIES,
+    },
+    credential::{Account, Credential},
+    ident::{AccountId, CredentialId, TenantId},
+    operation::Operation,
+    tenant::{Country, Disclosure, Tenant},
+};
+
+/// The tables of one list, each with its id if that is a proper one.
+pub(super) struct Entries<'a, Id> {
+    pub(super) sections: Vec<(Option<Id>, Section<'a>)>,
+    pub(super) ids: Ids<'a>,
+}
+
+/// Every id of a list, also those of entries with mistakes.
+pub(super) struct Ids<'a> {
+    context: Context<'a>,
+    list: &'static str,
+    /// Whether every entry was read and has a proper id; if not, a reference cannot be judged.
+    certain: bool,
+    /// The id, and the file that it stands in.
+    origins: BTreeMap<String, String>,
+}
+
+/// Opens a list: it has entries, and their ids differ.
+pub(super) fn open<'a, Id>(
+    context: Context<'a>,
+    list: &'static str,
+    entries: Vec<Entry>,
+) -> Entries<'a, Id>
+where
+    Id: for<'t> TryFrom<&'t str> + Display,
+{
+    if entries.is_empty() && context.complete {
+        let mend = format!("add one under [[{list}]]");
+        let mistake = Mistake::new(context.name, list, "has no entry", &mend);
+        context.report.mistake(mistake);
+    }
+    let mut sections = Vec::with_capacity(entries.len());
+    let mut origins: BTreeMap<String, String> = BTreeMap::new();
+    for entry in entries {
+        let mut section = Field::entry(context, list, entry).section();
+        let id: Option<Id> = section.required("id").and_then(|f| f.name());
+        if let Some(id) = &id
+            && let Some(first) = origins.insert(id.to_string(), section.origin().to_owned())
+        {
+            let problem = format!("is the id of another one, in {first}");
+            section.mistake("id", problem, "rename or remove one of the two");
+        }
+        sections.push((id, section));
+    }
+    let ids = Ids {
+        context,
+        list,
+        certain: context.complete && sections.iter().all(|(id, _)| id.is_some()),
+        origins,
+    };
+    Entries { sections, ids }
+}
+
+impl Ids<'_> {
+    /// Reads a field as the id of an entry of this list.
+    pub(super) fn resolve<Id>(&self, field: &Field<'_>) -> Option<Id>
+    where
+        Id: for<'t> TryFrom<&'t str> + Display,
+    {
+        let id: Id = field.name()?;
+        let name = id.to_string();
+        if !self.certain || self.origins.contains_key(&name) {
+            return Some(id);
+        }
+        let known = self.origins.keys().map(String::as_str);
+        let mend = match suggest(&name, known) {
+            hint if self.origins.is_empty() => hint,
+            hint => format!("add it under [[{}]]; {hint}", self.list),
+        };
+        let problem = format!("names no entry of [[{}]]", self.list);
+        field.mistake(problem, &mend);
+        None
+    }
+
+    /// Warns of each entry that nothing refers to.
+    pub(super) fn warn_of_unused(&self, is_used: impl Fn(&str) -> bool, problem: &str, mend: &str) {
+        for (id, origin) in &self.origins {
+            if !is_used(id) {
+                let key = format!("{}[{id}]", self.list);
+                let warning = Mistake::new(origin, &key, problem, mend);
+                self.context.report.warning(warning);
+            }
+        }
+    }
+}
+
+/// Reads `[[accounts]]`.
+pub(super) fn accounts(sections: Vec<(Option<AccountId>, Section<'_>)>) -> Option<Vec<Account>> {
+    // The users seen so far, so that one account is not written down twice.
+    let mut users: Vec<(Secret, String)> = Vec::new();
+    let accounts: Vec<Option<Account>> = sections
+        .into_iter()
+        .map(|(id, section)| account(id, section, &mut users))
+        .collect();
+    accounts.into_iter().collect()
+}
+
+fn account(
+    id: Option<AccountId>,
+    mut section: Section<'_>,
+    users: &mut Vec<(Secret, String)>,
+) -> Option<Account> {
+    let items = section.required("credentials").and_then(Field::items);
+    if items.as_ref().is_some_and(Vec::is_empty) {
+        section.mistake("credentials", "is empty", "write one credential");
+    }
+    section.finish();
+    let mut items = items?.into_iter();
+    let first = items.next().and_then(|field| credential(field, users));
+    for spare in items {
+        spare.mistake(
+            "is a second credential, which is not available in this version",
+            "remove it",
+        );
+    }
+    Some(Account {
+        id: id?,
+        credentials: vec![first?],
+    })
+}
+
+fn credential(field: Field<'_>, users: &mut Vec<(Secret, String)>) -> Option<Arc<Credential>> {
+    let mut section = field.section();
+    let id: Option<CredentialId> = section.required("id").and_then(|f| f.name());
+    let user = section.required("user").and_then(secret::bytes);
+    let pass = section.required("pass").and_then(secret::bytes);
+    let user_text = user
+        .as_ref()
+        .and_then(|u| secret::text(&section, "user", u));
+    let pass_text = pass
+        .as_ref()
+        .and_then(|p| secret::text(&section, "pass", p));
+    if let Some(user) = user {
+        if let Some((_, first)) = users
+            .iter()
+            .find(|(other, _)| other.bytes() == user.bytes())
+        {
+            section.mistake(
+                "user",
+                format!("is the same user as that of {first}, so it reaches the same customers"),
+                "give each account a user of its own",
+            );
+        }
+        users.push((user, section.path().to_owned()));
+    }
+    let credential = match (id, user_text, pass_text) {
+        (Some(id), Some(user), Some(pass)) => Some(Credential::new(id, user, pass)),
+        _ => None,
+    };
+    if let Some(Err(error)) = &credential {
+        let mend = "compare it with what the vendor gave you";
+        section.mistake("user", format!("or `pass` is refused: {error}"), mend);
+    }
+    section.finish();
+    credential?.ok()
+}
+
+/// Reads `[[tenants]]`; `country` holds for those that name none.
+pub(super) fn tenants(
+    sections: Vec<(Option<TenantId>, Section<'_>)>,
+    accounts: &Ids<'_>,
+    country: Country,
+) -> Option<Vec<Tenant>> {
+    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let tenants: Vec<Option<Tenant>> = sections
+        .into_iter()
+        .map(|(id, mut section)| {
+            let account = account_of(&mut section, accounts, &mut taken);
+            tenant(id, account, section, country)
+        })
+        .collect();
+    accounts.warn_of_unused(
+        |id| taken.contains_key(id),
+        "is used by no tenant",
+        "remove it, or name it as a tenant's account",
+    );
+    tenants.into_iter().collect()
+}
+
+fn account_of(
+    section: &mut Section<'_>,
+    accounts: &Ids<'_>,
+    taken: &mut BTreeMap<String, String>,
+) -> Option<AccountId> {
+    let field = section.required("account")?;
+    let id: AccountId = accounts.resolve(&field)?;
+    if let Some(other) = taken.get(id.as_str()) {
+        let problem = format!("is that of {other} too, and they would see each other's customers");
+        field.mistake(problem, "give each tenant an account of its own");
+        return None;
+    }
+    taken.insert(id.to_string(), section.path().to_owned());
+    Some(id)
+}
+
+fn tenant(
+    id: Option<TenantId>,
+    account: Option<AccountId>,
+    mut section: Section<'_>,
+    country: Country,
+) -> Option<Tenant> {
+    section.unavailable(&["quota", "cors", "isolation"]);
+    let enabled = section.optional("enabled").map_or(Some(true), |f| f.flag());
+    let services = section
+        .required("services")
+        .and_then(|f| f.list(false, service));
+    let disclosures = [("minimal", Disclosure::Minimal), ("full", Disclosure::Full)];
+    let response = section
+        .optional("response")
+        .map_or(Some(Disclosure::Minimal), |f| f.choice(&disclosures));
+    let country = section
+        .optional("country")
+        .map_or(Some(country), |f| f.choice(&COUNTRIES));
+    section.finish();
+    Some(Tenant {
+        id: id?,
+        account: account?,
+        enabled: enabled?,
+        services: services?.into_iter().collect(),
+        response: response?,
+        country: country?,
+    })
+}
+
+/// Reads the name of a service.
+pub(super) fn service(field: &Field<'_>) -> Option<Operation> {
+    field.choice(&Operation::ALL.map(|operation| (operation.name(), operation)))
+}

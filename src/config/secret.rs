@@ -1,0 +1,160 @@
+//! Secrets: `{ file = "…" }` or `{ env = "…" }`, never a literal.
+//!
+//! Invariant: a secret is not empty, its bytes are wiped when dropped, and no mistake repeats
+//! anything of it, nor the path or variable name that stands in its place: that may be a secret
+//! which was pasted there. The key and its file say where to look.
+
+use std::str;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use secrecy::SecretString;
+use zeroize::Zeroizing;
+
+use crate::config::{
+    cursor::Section,
+    field::Field,
+    files::{self, FileError},
+};
+
+const MAX_SECRET: u64 = 64 * 1024;
+
+const FORM: &str = "write { file = \"PATH\" } or { env = \"NAME\" } instead";
+
+/// A secret's bytes, at least one. It has no `Debug`.
+pub(super) struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// The bytes, for making a key or a credential of them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A secret as bytes.
+pub(super) fn bytes(field: Field<'_>) -> Option<Secret> {
+    if !field.is_table() {
+        field.mistake("is a secret and may not be written here", FORM);
+        return None;
+    }
+    let mut section = field.section();
+    let from_file = section.optional("file");
+    let from_variable = section.optional("env");
+    let secret = match (from_file, from_variable) {
+        (Some(field), None) => of_file(&field),
+        (None, Some(field)) => of_variable(&field),
+        (Some(_), Some(_)) => {
+            section.mistake("file", "stands beside `env`", "keep one of the two");
+            None
+        }
+        (None, None) => {
+            section.mistake("file", "is missing, and so is `env`", FORM);
+            None
+        }
+    };
+    section.finish();
+    secret
+}
+
+/// A secret as text; `key` is where it stood in `section`.
+pub(super) fn text(section: &Section<'_>, key: &str, secret: &Secret) -> Option<SecretString> {
+    let Ok(text) = str::from_utf8(secret.bytes()) else {
+        section.mistake(key, "is not UTF-8 text", "save the secret as UTF-8");
+        return None;
+    };
+    // Exactly as long as the text, so that boxing it leaves no copy behind.
+    Some(SecretString::from(text.to_owned()))
+}
+
+/// A key of 32 bytes, in base64.
+pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroizing<[u8; 32]>> {
+    let mend = "make one with: openssl rand -base64 32";
+    let Some(field) = section.optional(key) else {
+        section.missing(
+            key,
+            "point it to a file that was made with: openssl rand -base64 32",
+        );
+        return None;
+    };
+    let secret = bytes(field)?;
+    let mut decoded = Zeroizing::new([0; 33]);
+    let length = STANDARD.decode_slice(secret.bytes(), decoded.as_mut_slice());
+    let Some((bytes, _)) = decoded
+        .split_first_chunk::<32>()
+        .filter(|_| length == Ok(32))
+    else {
+        section.mistake(key, "is not the base64 of exactly 32 bytes", mend);
+        return None;
+    };
+    if bytes.iter().all(|byte| Some(byte) == bytes.first()) {
+        section.mistake(key, "is the same byte 32 times", mend);
+        return None;
+    }
+    let mut secret = Zeroizing::new([0; 32]);
+    secret.copy_from_slice(bytes);
+    Some(secret)
+}
+
+fn of_file(field: &Field<'_>) -> Option<Secret> {
+    let path = field.path()?;
+    match files::read(&path, MAX_SECRET) {
+        Ok(content) => {
+            if content.world_readable {
+                field.warning(
+                    "names a secret file that every user of this machine may read",
+                    "take the right from others: chmod o-r",
+                );
+            }
+            let mut bytes = content.bytes;
+            cut_line_break(&mut bytes);
+            if bytes.is_empty() {
+                field.mistake("names a file with nothing in it", "put the secret there");
+                return None;
+            }
+            Some(Secret(bytes))
+        }
+        Err(FileError::Empty) => {
+            field.mistake("names a file with nothing in it", "put the secret there");
+            None
+        }
+        Err(error) => {
+            let folder = match field.folder() {
+                folder if folder.as_os_str().is_empty() => "the working directory".to_owned(),
+                folder => folder.display().to_string(),
+            };
+            let mend = format!("mend the file or its path (a relative one starts at {folder})");
+            field.mistake(format!("names a file that {error}"), &mend);
+            None
+        }
+    }
+}
+
+fn of_variable(field: &Field<'_>) -> Option<Secret> {
+    let name = field.text()?;
+    let Some(value) = field.context().environment.get(name) else {
+        field.mistake(
+            "names an environment variable that is not set",
+            "set it, or use { file = \"PATH\" }",
+        );
+        return None;
+    };
+    if value.is_empty() {
+        field.mistake("names an environment variable that is empty", "set it");
+        return None;
+    }
+    if u64::try_from(value.len()).is_ok_and(|length| length > MAX_SECRET) {
+        field.mistake("is larger than 64KiB", "shorten it");
+        return None;
+    }
+    Some(Secret(Zeroizing::new(value.clone().into_bytes())))
+}
+
+/// Editors and `echo` end a file with a line break that is no part of the secret; one is cut.
+fn cut_line_break(bytes: &mut Vec<u8>) {
+    if bytes.last() != Some(&b'\n') {
+        return;
+    }
+    bytes.pop();
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+}
