@@ -30,6 +30,9 @@ pub mod trail;
 pub mod pipeline;
 
 pub mod admin;
+pub mod app;
 pub mod config;
 pub mod server;
+pub mod simulator;
+pub mod specimen;
 pub mod telemetry;

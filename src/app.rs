@@ -1,0 +1,215 @@
+//! The composition root: a valid configuration and its edges in, a running gateway out.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    sync::Arc,
+};
+
+use http::{Request, Response, StatusCode};
+use thiserror::Error;
+use tokio::{net::TcpListener, time::timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::Admin,
+    audit::AuditTrail,
+    auth::Authenticator,
+    body::ByteBudget,
+    clock,
+    config::Config,
+    credential::Account,
+    ident::TenantId,
+    metrics::Metrics,
+    payload::Rules,
+    pipeline::{Gateway, Grant},
+    segments::Segments,
+    server::{self, ConnectionStats, Handle, Protocol, RequestBody, ServerSettings},
+    tenant::Tenant,
+    trail::Observers,
+    upstream::client::{UpstreamClient, UpstreamError},
+};
+
+/// What the gateway touches outside itself; a test hands in its own.
+pub struct Edges {
+    /// Where clients connect.
+    pub public: TcpListener,
+    /// Where operators connect.
+    pub admin: TcpListener,
+    /// Where audit events are written.
+    pub audit: Box<dyn Write + Send>,
+}
+
+impl Edges {
+    /// Listens where the configuration says.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] with the address that could not be had.
+    pub fn bind(config: &Config, audit: Box<dyn Write + Send>) -> Result<Self, StartError> {
+        let listen = |address| {
+            server::bind(address).map_err(|source| StartError::Listen { address, source })
+        };
+        Ok(Self {
+            public: listen(config.server.listen)?,
+            admin: listen(config.admin.listen)?,
+            audit,
+        })
+    }
+}
+
+/// Why a gateway with a valid configuration could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The client for the upstream could not be made.
+    #[error("cannot prepare the connection to DCAMS: {0}")]
+    Client(#[from] UpstreamError),
+    /// An address is taken or not ours.
+    #[error("cannot listen on {address}: {source}; free it or set another `listen`")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A gateway that is ready to run.
+pub struct App {
+    gateway: Arc<Gateway>,
+    admin: Arc<Admin>,
+    server: Arc<ServerSettings>,
+    connections: Arc<ConnectionStats>,
+    draining: CancellationToken,
+    public_listener: TcpListener,
+    admin_listener: TcpListener,
+}
+
+impl App {
+    /// Puts the parts together. Nothing is answered before [`App::run`].
+    ///
+    /// # Errors
+    /// [`StartError::Client`] where the upstream's TLS roots cannot be used.
+    pub fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
+        let observers = Arc::new(Observers {
+            audit: AuditTrail::new(&config.audit_key, edges.audit),
+            metrics: Metrics::new(),
+            pseudonyms: config.pseudonyms,
+        });
+        let budget = ByteBudget::new(config.body.body_memory);
+        let draining = CancellationToken::new();
+        let connections = Arc::new(ConnectionStats::default());
+        let admin = Admin {
+            token: config.admin.token,
+            observers: Arc::clone(&observers),
+            budget: budget.clone(),
+            connections: Arc::clone(&connections),
+            draining: draining.clone(),
+        };
+        let gateway = Gateway {
+            route: config.route,
+            authenticator: Authenticator::new(config.issuers),
+            tenants: grants(config.tenants, &config.accounts, &config.rules),
+            body: config.body,
+            budget,
+            upstream: UpstreamClient::new(&config.upstream)?,
+            observers,
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self {
+            gateway: Arc::new(gateway),
+            admin: Arc::new(admin),
+            server: Arc::new(config.server),
+            connections,
+            draining,
+            public_listener: edges.public,
+            admin_listener: edges.admin,
+        })
+    }
+
+    /// Serves until `shutdown`, then drains: readiness goes first, then the public listener, then
+    /// requests in flight finish, and the admin listener goes last. Returns whether all finished
+    /// within `drain_timeout`.
+    pub async fn run(self, shutdown: CancellationToken) -> bool {
+        let tasks = self.gateway.tasks.clone();
+        let timeout = self.server.drain_timeout;
+        let admin_server = ServerSettings {
+            protocol: Protocol::Http1,
+            max_connections: ADMIN_CONNECTIONS,
+            ..ServerSettings::clone(&self.server)
+        };
+        let (admin, admin_stop) = (self.admin, CancellationToken::new());
+        let operators = server::serve(
+            self.admin_listener,
+            Arc::new(admin_server),
+            move |request| std::future::ready(admin.answer(&request)),
+            admin_stop.clone(),
+            Arc::new(ConnectionStats::default()),
+        );
+        let clients = server::serve(
+            self.public_listener,
+            self.server,
+            Public(self.gateway),
+            self.draining.clone(),
+            self.connections,
+        );
+        let drain = async {
+            shutdown.cancelled().await;
+            self.draining.cancel();
+            clock::instant() + timeout
+        };
+        let public = async {
+            let (drained, deadline) = tokio::join!(clients, drain);
+            tasks.close();
+            // Requests that were sent are settled even where their client has gone.
+            let settled = timeout_at(deadline, tasks.wait()).await.is_ok();
+            admin_stop.cancel();
+            drained.is_complete() && settled
+        };
+        let (finished, _) = tokio::join!(public, operators);
+        finished
+    }
+}
+
+/// Most connections of the admin listener: a few scrapers and probes, and room for people.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// The gateway as the server calls it.
+#[derive(Clone)]
+struct Public(Arc<Gateway>);
+
+impl Handle for Public {
+    fn handle(
+        &self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Response<Segments>> + Send {
+        Arc::clone(&self.0).handle(request)
+    }
+
+    fn refuse(&self, status: StatusCode) -> Response<Segments> {
+        self.0.refuse(status)
+    }
+}
+
+fn grants(tenants: Vec<Tenant>, accounts: &[Account], rules: &Rules) -> HashMap<TenantId, Grant> {
+    tenants
+        .into_iter()
+        .filter_map(|tenant| {
+            let account = accounts
+                .iter()
+                .find(|account| account.id == tenant.account)?;
+            let credential = Arc::clone(account.credentials.first()?);
+            let rules = Rules {
+                country: tenant.country,
+                ..rules.clone()
+            };
+            Some((
+                tenant.id.clone(),
+                Grant {
+                    tenant,
+                    rules,
+                    credential,
+                },
+            ))
+        })
+        .collect()
+}
