@@ -31,6 +31,7 @@ pub mod pipeline;
 
 pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod server;
 pub mod simulator;

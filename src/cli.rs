@@ -1,0 +1,252 @@
+//! The commands. Each file under `cli/` is one; this one holds the arguments and what they share.
+//!
+//! Results go to standard output, everything else to standard error. Exit code 0: fine; 1: the work
+//! failed, and the last line says what to do next; 2: wrong usage.
+
+pub mod demo;
+mod token;
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    app::{App, Edges, StartError},
+    auth::mint::MintError,
+    clock,
+    config::{
+        Config, check_clock,
+        mistake::{Mistake, Mistakes},
+    },
+    outbox::Outbox,
+    simulator::{self, SimulatorError, SimulatorSettings},
+    telemetry::{self, TelemetrySettings},
+};
+
+/// An authenticating reverse proxy in front of Veratad's DCAMS API.
+#[derive(Debug, Parser)]
+#[command(name = "dcams-gateway", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration, and print each mistake with file, key and mend
+    Check(ConfigArgs),
+    /// Run gateway and simulator on loopback, with nothing to prepare
+    Demo(demo::DemoArgs),
+    /// Run the gateway
+    Serve(ConfigArgs),
+    /// Run the DCAMS simulator alone
+    Simulator(SimulatorArgs),
+    /// Mint a token for a development issuer
+    Token(token::TokenArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// A TOML file, or a folder of them (read in name order; later wins)
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SimulatorArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Keep whole bodies, so that GET /_sim/requests shows them
+    #[arg(long)]
+    record_bodies: bool,
+}
+
+/// Why a command failed; the text is what the user reads.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// The configuration has mistakes.
+    #[error("{0}")]
+    Config(#[from] Mistakes),
+    /// The system clock was never set.
+    #[error("{0}")]
+    Clock(#[from] Mistake),
+    /// Requests were cut off when the drain timeout had passed.
+    #[error("stopped with requests unfinished: raise server.drain_timeout if this happens often")]
+    CutOff,
+    /// A file or socket could not be had.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The simulator could not start.
+    #[error("{0}")]
+    Simulator(#[from] SimulatorError),
+    /// The gateway could not start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// No token could be made.
+    #[error("no token was made: {0}")]
+    Token(#[from] MintError),
+    /// The demo's tour saw an answer that was not as expected.
+    #[error("{0}")]
+    Tour(String),
+    /// The arguments do not fit the configuration.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl CommandError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            what: what.into(),
+            source,
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(if matches!(self, Self::Usage(_)) { 2 } else { 1 })
+    }
+}
+
+/// Runs a command to its end.
+pub async fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Check(args) => check(&args),
+        Command::Demo(args) => demo::run(&args).await,
+        Command::Serve(args) => serve(&args).await,
+        Command::Simulator(args) => simulate(&args).await,
+        Command::Token(args) => token::mint(&args),
+    };
+    telemetry::flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            error.exit_code()
+        }
+    }
+}
+
+fn check(args: &ConfigArgs) -> Result<(), CommandError> {
+    let config = Config::load_with_env(&args.config)?;
+    config
+        .warnings
+        .iter()
+        .for_each(|warning| complain(&format!("warning: {warning}")));
+    say(&format!(
+        "the configuration is valid (tenants: {}, issuers: {}, accounts: {})",
+        config.tenants.len(),
+        config.issuers.len(),
+        config.accounts.len()
+    ))
+}
+
+async fn serve(args: &ConfigArgs) -> Result<(), CommandError> {
+    check_clock(clock::now())?;
+    let config = Config::load_with_env(&args.config)?;
+    telemetry::install(config.telemetry).map_err(CommandError::io("cannot start the log"))?;
+    config
+        .warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+    let audit = Outbox::new("audit", io::stdout());
+    let audit = audit.map_err(CommandError::io("cannot start the audit trail"))?;
+    let edges = Edges::bind(&config, Box::new(audit.clone()))?;
+    // Where it listens, not what was configured: port 0 lets the system choose.
+    let address = |listener: &TcpListener| {
+        let address = listener.local_addr();
+        address.map_err(CommandError::io("cannot read a listener's address"))
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        server.listen = %address(&edges.public)?,
+        admin.listen = %address(&edges.admin)?,
+        "ready"
+    );
+    let app = App::build(config, edges)?;
+    let finished = app.run(shutdown_on_signal()?).await;
+    let written = audit.flush_within(Duration::from_secs(2));
+    tracing::info!(finished, audit.written = written, "stopped");
+    if finished {
+        Ok(())
+    } else {
+        Err(CommandError::CutOff)
+    }
+}
+
+async fn simulate(args: &SimulatorArgs) -> Result<(), CommandError> {
+    let settings = SimulatorSettings {
+        record_bodies: args.record_bodies,
+        ..SimulatorSettings::default()
+    };
+    telemetry::install(TelemetrySettings::default())
+        .map_err(CommandError::io("cannot start the log"))?;
+    Ok(simulator::run(args.listen, settings, shutdown_on_signal()?).await?)
+}
+
+/// A token that SIGTERM or SIGINT cancels, once. A second signal ends the process at once.
+fn shutdown_on_signal() -> Result<CancellationToken, CommandError> {
+    let listen = |kind| signal(kind).map_err(CommandError::io("cannot listen for signals"));
+    let (mut terminate, mut interrupt) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+    );
+    let mut hangup = listen(SignalKind::hangup())?;
+    let shutdown = CancellationToken::new();
+    let cancel = shutdown.clone();
+    TaskTracker::new().spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP ignored: restart to read the configuration again");
+                    continue;
+                }
+            }
+            if cancel.is_cancelled() {
+                abort();
+            }
+            tracing::info!("draining: a second signal stops at once");
+            cancel.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+/// Ends the process, and says so on standard error if that takes it within a moment.
+#[expect(clippy::exit, reason = "the user asked twice; nothing is left to save")]
+fn abort() -> ! {
+    telemetry::flush();
+    if let Ok(mut last) = Outbox::new("last", io::stderr()) {
+        drop(writeln!(last, "stopped at once by a second signal"));
+        last.flush_within(Duration::from_millis(200));
+    }
+    std::process::exit(1)
+}
+
+/// Writes a line to standard output.
+fn say(line: &str) -> Result<(), CommandError> {
+    writeln!(io::stdout().lock(), "{line}").map_err(CommandError::io("cannot write the output"))
+}
+
+/// Writes a line to standard error. Where even that fails there is nobody left to tell.
+fn complain(line: &str) {
+    drop(writeln!(io::stderr().lock(), "{line}"));
+}

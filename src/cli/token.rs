@@ -1,0 +1,98 @@
+//! `token`: mints a token where the configuration holds a signing key of the issuer.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{CommandError, say};
+use crate::{
+    auth::mint::Grant,
+    clock,
+    config::{Config, units},
+    ident::TenantId,
+    operation::{Operation, Operations},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    /// A TOML file, or a folder of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// The issuer's id
+    #[arg(long, value_name = "ID")]
+    issuer: String,
+    /// The tenant's id
+    #[arg(long, value_name = "ID")]
+    tenant: String,
+    /// A scope; may be given several times
+    #[arg(long, value_name = "SCOPE")]
+    scope: Vec<String>,
+    /// Who the token is for
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// The one customer that the token may touch
+    #[arg(long, value_name = "EMAIL")]
+    customer: Option<String>,
+    /// How long it is good for
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = units::parse_duration)]
+    ttl: Duration,
+}
+
+/// Prints a token that the gateway would accept now.
+pub(super) fn mint(args: &TokenArgs) -> Result<(), CommandError> {
+    let config = Config::load_with_env(&args.config)?;
+    let issuer = config
+        .issuers
+        .iter()
+        .find(|issuer| issuer.id.as_str() == args.issuer)
+        .ok_or_else(|| {
+            unknown(
+                "issuer",
+                config.issuers.iter().map(|issuer| issuer.id.as_str()),
+            )
+        })?;
+    let tenant = issuer
+        .tenants
+        .iter()
+        .find(|tenant| tenant.as_str() == args.tenant)
+        .ok_or_else(|| {
+            unknown(
+                "tenant of this issuer",
+                issuer.tenants.iter().map(TenantId::as_str),
+            )
+        })?;
+    let key = config.signing_keys.get(&issuer.id).ok_or_else(|| {
+        CommandError::Usage(format!(
+            "issuer {} has no `secret` or `private_key` in the configuration to sign with",
+            issuer.id
+        ))
+    })?;
+    let grant = Grant {
+        tenant,
+        operations: operations(&args.scope)?,
+        subject: args.subject.as_deref(),
+        customer: args.customer.as_deref(),
+        ttl: args.ttl,
+    };
+    say(&grant.mint(issuer, key, clock::now())?)
+}
+
+fn operations(scopes: &[String]) -> Result<Operations, CommandError> {
+    for scope in scopes {
+        if !Operation::ALL
+            .iter()
+            .any(|operation| operation.scope() == scope)
+        {
+            return Err(unknown(
+                "scope",
+                Operation::ALL.iter().map(|operation| operation.scope()),
+            ));
+        }
+    }
+    Ok(Operations::of_scopes(scopes.iter().map(String::as_str)))
+}
+
+fn unknown<'a>(what: &str, known: impl Iterator<Item = &'a str>) -> CommandError {
+    let known = known.collect::<Vec<_>>().join(", ");
+    CommandError::Usage(format!("there is no such {what}; known: {known}"))
+}
