@@ -1,0 +1,29 @@
+//! Black-box tests: the whole gateway before the simulator, and the listener alone, over real sockets.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "a test may panic, spawn and index, and a table is as long as it is"
+)]
+
+mod audit;
+mod canary;
+mod check;
+mod credentials;
+mod drain;
+mod framing;
+mod limits;
+mod listener;
+mod path;
+mod program;
+mod slow;
+mod standin;
+mod support;
+mod upstream;
+mod wire;

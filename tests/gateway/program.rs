@@ -1,0 +1,217 @@
+//! The real binary as a process of its own, and everything that it says.
+
+use std::{
+    fs,
+    io::Read,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+
+use crate::support::PATH;
+
+/// A running process. Killed when it is dropped.
+pub struct Program {
+    child: Option<Child>,
+    pub id: u32,
+    pub out: Stream,
+    pub err: Stream,
+}
+
+/// How a process ended, and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub out: String,
+    pub err: String,
+}
+
+/// What a process has written to one of its outputs so far; the sender is gone at its end.
+pub struct Stream {
+    text: watch::Receiver<Vec<u8>>,
+    reader: Thread,
+    unread: Arc<AtomicBool>,
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_dcams-gateway");
+/// Longer than anything here takes on a busy machine; a test that waits as long has failed.
+const LATEST: Duration = Duration::from_mins(1);
+
+/// The binary with these arguments, and no environment but these variables.
+pub fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied());
+    command
+}
+
+/// Runs the binary to its end.
+pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    Program::start(&mut command(arguments, variables))
+        .end()
+        .await
+}
+
+impl Program {
+    pub fn start(command: &mut Command) -> Self {
+        let piped = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        let out = Stream::read(child.stdout.take().unwrap());
+        let err = Stream::read(child.stderr.take().unwrap());
+        Self {
+            id: child.id(),
+            child: Some(child),
+            out,
+            err,
+        }
+    }
+
+    /// Sends a signal such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.id.to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Waits for its end.
+    pub async fn end(mut self) -> Ended {
+        let mut child = self.child.take().unwrap();
+        let ending = spawn_blocking(move || {
+            let status = child.wait();
+            (child, status)
+        });
+        let ended = timeout(LATEST, ending).await;
+        let Ok(Ok((_, Ok(status)))) = ended else {
+            self.signal("KILL");
+            panic!("it did not end; it said {}", self.err.text());
+        };
+        self.out.closed().await;
+        self.err.closed().await;
+        Ended {
+            status,
+            out: self.out.text(),
+            err: self.err.text(),
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+impl Stream {
+    fn read(mut from: impl Read + Send + 'static) -> Self {
+        let (sender, text) = watch::channel(Vec::new());
+        let unread = Arc::new(AtomicBool::new(false));
+        let left = Arc::clone(&unread);
+        let reading = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                sender.send_modify(|text| text.extend_from_slice(&buffer[..count]));
+                while left.load(Relaxed) {
+                    thread::park();
+                }
+            }
+        });
+        let reader = reading.thread().clone();
+        Self {
+            text,
+            reader,
+            unread,
+        }
+    }
+
+    /// Stops reading what the process writes, or begins again.
+    pub fn leave_unread(&self, unread: bool) {
+        self.unread.store(unread, Relaxed);
+        self.reader.unpark();
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.borrow()).into_owned()
+    }
+
+    /// Everything so far, once it holds `count` whole lines with `what` in them.
+    pub async fn says(&mut self, what: &str, count: usize) -> String {
+        let enough = |text: &Vec<u8>| {
+            let text = String::from_utf8_lossy(text);
+            let whole = text.rsplit_once('\n').unwrap_or_default().0;
+            whole.lines().filter(|line| line.contains(what)).count() >= count
+        };
+        let waited = timeout(LATEST, self.text.wait_for(enough)).await;
+        let said = matches!(waited, Ok(Ok(_)));
+        drop(waited);
+        assert!(said, "{what:?} is not in {}", self.text());
+        self.text()
+    }
+
+    async fn closed(&mut self) {
+        while timeout(LATEST, self.text.changed()).await.unwrap().is_ok() {}
+    }
+}
+
+/// A gateway that serves as a process of its own.
+pub struct Served {
+    pub program: Program,
+    pub gateway: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Served {
+    /// Serves with the demo's configuration, whose secrets are in `folder` already, with more TOML
+    /// on top, and `url` as its upstream.
+    pub async fn start(folder: &Path, url: &str, toml: &str, variables: &[(&str, &str)]) -> Self {
+        fs::write(folder.join("more.toml"), toml).unwrap();
+        let paths = ["demo.toml", "more.toml"].map(|name| folder.join(name).display().to_string());
+        let fixed = [
+            ("DCAMS_GATEWAY__UPSTREAM__URL", url),
+            ("DCAMS_GATEWAY__SERVER__LISTEN", "127.0.0.1:0"),
+            ("DCAMS_GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
+        ];
+        let arguments = ["serve", "--config", &paths[0], &paths[1]];
+        let mut program = Program::start(&mut command(&arguments, &[&fixed, variables].concat()));
+        let text = program.err.says("ready", 1).await;
+        let address = |name: &str| {
+            let rest = text
+                .split_once(name)
+                .unwrap_or_else(|| panic!("no {name} in {text}"))
+                .1;
+            let digits = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
+            let rest = rest.trim_start_matches(['=', '"', ':']);
+            rest.split(|c| !digits(c)).next().unwrap().parse().unwrap()
+        };
+        let (gateway, admin) = (address("server.listen"), address("admin.listen"));
+        Self {
+            program,
+            gateway,
+            admin,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.gateway)
+    }
+}

@@ -1,0 +1,380 @@
+//! A whole gateway in front of a simulator, over real sockets, and what is needed to look at both.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use dcams_gateway::{
+    app::{App, Edges},
+    auth::{self, mint::Grant},
+    clock,
+    config::Config,
+    operation::Operation,
+    simulator::{Login, Simulator, SimulatorHandle, SimulatorSettings},
+    specimen::{self, Side},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+pub const PATH: &str = "/v3/stable/api/storage";
+pub const EMAIL: &str = "jane.specimen@example.com";
+/// The gateway's credential at the simulator.
+pub const USER: &str = "gateway-api-user@veratad.example";
+pub const PASS: &str = "Gateway-\"Secret\\Pass\u{2028}phrase-0815";
+/// The user of a second account, for a second tenant.
+pub const OTHER_USER: &str = "other-api-user@veratad.example";
+/// That tenant, which sees all fields; the second in the configuration, as is its issuer.
+pub const OTHER_TENANT: &str = r#"
+[[accounts]]
+id = "other"
+credentials = [{ id = "other-1", user = { file = "other-user" }, pass = { file = "pass" } }]
+[[issuers]]
+id = "other-idp"
+issuer = "https://idp.other.example/"
+audiences = ["dcams-gateway"]
+algorithms = ["HS256"]
+secret = { file = "issuer.key" }
+tenants = ["other"]
+[[tenants]]
+id = "other"
+account = "other"
+services = ["createOrUpdateCustomer", "getStatus", "getDocumentImages", "updateStatus"]
+response = "full"
+"#;
+
+/// A gateway, its simulator and its folder. Ends when it is dropped.
+pub struct World {
+    pub simulator: SimulatorHandle,
+    pub gateway: SocketAddr,
+    pub admin: SocketAddr,
+    pub audit: Lines,
+    pub client: reqwest::Client,
+    folder: TempDir,
+    shutdown: CancellationToken,
+    stop_simulator: CancellationToken,
+}
+
+/// A writer that keeps what was written, for the audit trail or a log, and fails on demand.
+#[derive(Clone, Default)]
+pub struct Lines {
+    written: Arc<watch::Sender<Vec<u8>>>,
+    broken: Arc<Mutex<Option<Broken>>>,
+}
+
+/// How a writer fails.
+#[derive(Clone, Copy)]
+pub enum Broken {
+    Errors,
+    Panics,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let broken = *self.broken.lock().unwrap();
+        match broken {
+            None => self
+                .written
+                .send_modify(|written| written.extend_from_slice(bytes)),
+            Some(Broken::Errors) => return Err(io::ErrorKind::StorageFull.into()),
+            Some(Broken::Panics) => panic!("the writer panics, as this test wants it to"),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    pub fn fail(&self, how: Option<Broken>) {
+        *self.broken.lock().unwrap() = how;
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.written.borrow().clone()).unwrap()
+    }
+
+    pub fn events(&self) -> Vec<Value> {
+        self.text()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// All lines, once there are this many.
+    pub async fn until(&self, count: usize) -> Vec<Value> {
+        let enough = |written: &Vec<u8>| {
+            let text = std::str::from_utf8(written).unwrap_or_default();
+            text.matches('\n').count() >= count
+        };
+        let mut watched = self.written.subscribe();
+        let waiting = watched.wait_for(enough);
+        let came = tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .is_ok();
+        assert!(came, "fewer than {count} lines:\n{}", self.text());
+        self.events()
+    }
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl World {
+    /// A gateway with the demo's configuration: one tenant, `demo`, with all four services.
+    pub async fn start() -> Self {
+        Self::with("", &[]).await
+    }
+
+    /// The same, with more TOML on top and variables such as `SERVER__CHUNKED`.
+    pub async fn with(toml: &str, variables: &[(&str, &str)]) -> Self {
+        let stop_simulator = CancellationToken::new();
+        let simulator = simulator(Login::new(USER, PASS), stop_simulator.clone()).await;
+        let url = simulator.url();
+        Self::before(simulator, stop_simulator, &url, toml, variables).await
+    }
+
+    /// A gateway whose upstream is at `url`, whatever serves there.
+    pub async fn before(
+        simulator: SimulatorHandle,
+        stop_simulator: CancellationToken,
+        url: &str,
+        toml: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        auth::install_crypto();
+        let folder = tempfile::tempdir().unwrap();
+        write_secrets(folder.path());
+        fs::write(folder.path().join("more.toml"), toml).unwrap();
+        let config = load(folder.path(), url, variables);
+        let audit = Lines::default();
+        let edges = Edges {
+            public: listen().await,
+            admin: listen().await,
+            audit: Box::new(audit.clone()),
+        };
+        let (gateway, admin) = (
+            edges.public.local_addr().unwrap(),
+            edges.admin.local_addr().unwrap(),
+        );
+        let shutdown = CancellationToken::new();
+        let app = App::build(config, edges).unwrap();
+        tokio::spawn(app.run(shutdown.clone()));
+        Self {
+            simulator,
+            gateway,
+            admin,
+            audit,
+            client: client(),
+            folder,
+            shutdown,
+            stop_simulator,
+        }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.gateway)
+    }
+
+    /// A token with the scopes of these services.
+    pub fn token(&self, operations: &[Operation]) -> String {
+        self.token_for(operations, None)
+    }
+
+    /// A token for one customer.
+    pub fn token_for(&self, operations: &[Operation], customer: Option<&str>) -> String {
+        mint(
+            &load(self.folder(), &self.simulator.url(), &[]),
+            0,
+            operations,
+            customer,
+        )
+    }
+
+    /// A token with every scope.
+    pub fn full_token(&self) -> String {
+        self.token(&Operation::ALL)
+    }
+
+    /// Sends a JSON body with a token.
+    pub async fn post(&self, token: &str, body: &Value) -> Answer {
+        self.post_text(token, body.to_string()).await
+    }
+
+    /// Sends any body with a token.
+    pub async fn post_text(&self, token: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self
+            .client
+            .post(self.url())
+            .bearer_auth(token)
+            .header("content-type", "application/json")
+            .body(body);
+        answer(request.send().await.unwrap()).await
+    }
+
+    /// Sends a request to the admin listener.
+    pub async fn operator(&self, path: &str) -> Answer {
+        let url = format!("http://{}{path}", self.admin);
+        answer(self.client.get(url).send().await.unwrap()).await
+    }
+
+    /// The one request that reached the simulator.
+    pub fn only_record(&self) -> dcams_gateway::simulator::record::Record {
+        let mut records = self.simulator.requests();
+        assert_eq!(records.len(), 1, "requests that reached the simulator");
+        records.remove(0)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        self.stop_simulator.cancel();
+    }
+}
+
+/// A simulator that accepts this pair and keeps bodies.
+pub async fn simulator(login: Login, stop: CancellationToken) -> SimulatorHandle {
+    let settings = SimulatorSettings {
+        accepted: vec![login],
+        record_bodies: true,
+        ..SimulatorSettings::default()
+    };
+    Simulator::start(listen().await, settings, stop).unwrap()
+}
+
+/// A token of the issuer and the tenant at this place in the configuration.
+pub fn mint(
+    config: &Config,
+    index: usize,
+    operations: &[Operation],
+    customer: Option<&str>,
+) -> String {
+    let issuer = &config.issuers[index];
+    let grant = Grant {
+        tenant: &config.tenants[index].id,
+        operations: operations.iter().copied().collect(),
+        subject: Some("subject-of-the-token"),
+        customer,
+        ttl: Duration::from_mins(10),
+    };
+    grant
+        .mint(issuer, &config.signing_keys[&issuer.id], clock::now())
+        .unwrap()
+}
+
+pub async fn answer(response: reqwest::Response) -> Answer {
+    Answer {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        text: response.text().await.unwrap(),
+    }
+}
+
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_mins(1))
+        .build()
+        .unwrap()
+}
+
+pub async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// The configuration of the demo, with our credential.
+pub fn write_secrets(folder: &Path) {
+    for (name, content) in [
+        ("demo.toml", include_str!("../../config/demo.toml")),
+        ("user", USER),
+        ("pass", PASS),
+        ("other-user", OTHER_USER),
+        ("closed-user", "closed-api-user@veratad.example"),
+        ("state.key", &BASE64_STANDARD.encode(KEYS[0])),
+        ("audit.key", &BASE64_STANDARD.encode(KEYS[1])),
+        ("issuer.key", "an-issuer-key-of-32-bytes-or-more"),
+    ] {
+        fs::write(folder.join(name), content).unwrap();
+    }
+}
+
+pub fn load(folder: &Path, url: &str, variables: &[(&str, &str)]) -> Config {
+    let variables = [&[("UPSTREAM__URL", url)], variables]
+        .concat()
+        .into_iter()
+        .map(|(name, value)| (format!("DCAMS_GATEWAY__{name}"), value.to_owned()));
+    Config::load(
+        &[folder.join("demo.toml"), folder.join("more.toml")],
+        variables,
+    )
+    .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+pub fn lookup(operation: Operation) -> Value {
+    match operation {
+        Operation::CreateOrUpdateCustomer => customer(),
+        Operation::GetDocumentImages | Operation::GetStatus => {
+            json!({"service": operation.name(), "target": {"email": EMAIL}})
+        }
+        Operation::UpdateStatus => {
+            json!({"service": operation.name(), "target": {"email": EMAIL, "status": "FAIL"}})
+        }
+    }
+}
+
+/// A customer with both images.
+pub fn customer() -> Value {
+    CUSTOMER.clone()
+}
+
+/// Drawn once: that takes longer than everything else in a test.
+static CUSTOMER: LazyLock<Value> = LazyLock::new(|| {
+    json!({
+        "service": "createOrUpdateCustomer",
+        "reference": "reference-0001",
+        "target": {
+            "email": EMAIL, "fn": "Jane", "ln": "Specimen", "addr": "1 Sample Street",
+            "city": "Anytown", "state": "CT", "zip": "06614", "dob": "19700101",
+            "phone": "2015550100",
+            "documents": {
+                "front": BASE64_STANDARD.encode(specimen::jpeg(Side::Front)),
+                "back": BASE64_STANDARD.encode(specimen::jpeg(Side::Back)),
+            },
+        },
+    })
+});
+
+/// Two keys of 32 bytes, for `state.key` and `audit.key`.
+const KEYS: [&[u8; 32]; 2] = [
+    b"0123456789abcdefghijklmnopqrstuv",
+    b"vutsrqponmlkjihgfedcba9876543210",
+];
