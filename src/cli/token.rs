@@ -4,9 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{CommandError, say};
+use super::{CommandError, complain, say};
 use crate::{
-    auth::mint::Grant,
+    auth::{
+        AuthError,
+        mint::{Grant, MintError},
+    },
     clock,
     config::{Config, units},
     ident::TenantId,
@@ -63,7 +66,7 @@ pub(super) fn mint(args: &TokenArgs) -> Result<(), CommandError> {
         })?;
     let key = config.signing_keys.get(&issuer.id).ok_or_else(|| {
         CommandError::Usage(format!(
-            "issuer {} has no `secret` or `private_key` in the configuration to sign with",
+            "issuer {} has no `secret` or `private_key` to sign with; for development, add one",
             issuer.id
         ))
     })?;
@@ -74,7 +77,18 @@ pub(super) fn mint(args: &TokenArgs) -> Result<(), CommandError> {
         customer: args.customer.as_deref(),
         ttl: args.ttl,
     };
-    say(&grant.mint(issuer, key, clock::now())?)
+    if args.scope.is_empty() {
+        complain("note: without --scope the token may do nothing");
+    }
+    match grant.mint(issuer, key, clock::now()) {
+        Ok(token) => say(&token),
+        Err(MintError::Refused(AuthError::LivesTooLong)) => Err(CommandError::Usage(format!(
+            "a token of {} may live {} at most (its `max_ttl`); ask for less with --ttl",
+            issuer.id,
+            units::show_duration(issuer.max_ttl)
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn operations(scopes: &[String]) -> Result<Operations, CommandError> {
@@ -84,7 +98,7 @@ fn operations(scopes: &[String]) -> Result<Operations, CommandError> {
             .any(|operation| operation.scope() == scope)
         {
             return Err(unknown(
-                "scope",
+                "scope (give --scope once for each)",
                 Operation::ALL.iter().map(|operation| operation.scope()),
             ));
         }

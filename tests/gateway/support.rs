@@ -300,6 +300,8 @@ pub async fn answer(response: reqwest::Response) -> Answer {
 }
 
 pub fn client() -> reqwest::Client {
+    // Whichever test comes first: TLS has no provider otherwise.
+    auth::install_crypto();
     reqwest::Client::builder()
         .no_proxy()
         .timeout(Duration::from_mins(1))
