@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
+    runtime::Builder,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -125,14 +126,21 @@ impl CommandError {
 }
 
 /// Runs a command to its end.
-pub async fn run(cli: Cli) -> ExitCode {
-    let result = match cli.command {
-        Command::Check(args) => check(&args),
-        Command::Demo(args) => demo::run(&args).await,
-        Command::Serve(args) => serve(&args).await,
-        Command::Simulator(args) => simulate(&args).await,
-        Command::Token(args) => token::mint(&args),
-    };
+pub fn run(cli: Cli) -> ExitCode {
+    let mut audit = None;
+    let result = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::io("cannot start the runtime"))
+        .and_then(|runtime| {
+            let result = runtime.block_on(execute(cli.command, &mut audit));
+            // A request that was cut off leaves its log line and audit event when it is dropped here.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        });
+    if audit.is_some_and(|audit: Outbox| !audit.flush_within(Duration::from_secs(2))) {
+        tracing::error!("audit events were not written: nobody takes them from standard output");
+    }
     telemetry::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,6 +148,16 @@ pub async fn run(cli: Cli) -> ExitCode {
             complain(&error.to_string());
             error.exit_code()
         }
+    }
+}
+
+async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
+    match command {
+        Command::Check(args) => check(&args),
+        Command::Demo(args) => demo::run(&args).await,
+        Command::Serve(args) => serve(&args, audit).await,
+        Command::Simulator(args) => simulate(&args).await,
+        Command::Token(args) => token::mint(&args),
     }
 }
 
@@ -157,7 +175,7 @@ fn check(args: &ConfigArgs) -> Result<(), CommandError> {
     ))
 }
 
-async fn serve(args: &ConfigArgs) -> Result<(), CommandError> {
+async fn serve(args: &ConfigArgs, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
     check_clock(clock::now())?;
     let config = Config::load_with_env(&args.config)?;
     telemetry::install(config.telemetry).map_err(CommandError::io("cannot start the log"))?;
@@ -165,9 +183,9 @@ async fn serve(args: &ConfigArgs) -> Result<(), CommandError> {
         .warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
-    let audit = Outbox::new("audit", io::stdout());
-    let audit = audit.map_err(CommandError::io("cannot start the audit trail"))?;
-    let edges = Edges::bind(&config, Box::new(audit.clone()))?;
+    let events = Outbox::new("audit", io::stdout())
+        .map_err(CommandError::io("cannot start the audit trail"))?;
+    let edges = Edges::bind(&config, Box::new(audit.insert(events).clone()))?;
     // Where it listens, not what was configured: port 0 lets the system choose.
     let address = |listener: &TcpListener| {
         let address = listener.local_addr();
@@ -181,8 +199,7 @@ async fn serve(args: &ConfigArgs) -> Result<(), CommandError> {
     );
     let app = App::build(config, edges)?;
     let finished = app.run(shutdown_on_signal()?).await;
-    let written = audit.flush_within(Duration::from_secs(2));
-    tracing::info!(finished, audit.written = written, "stopped");
+    tracing::info!(finished, "stopped");
     if finished {
         Ok(())
     } else {

@@ -16,12 +16,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Before anything else: both libraries would otherwise guess, and panic at the first token.
     auth::install_crypto();
-    let cli = Cli::parse();
-    match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime.block_on(cli::run(cli)),
-        Err(_) => ExitCode::FAILURE,
-    }
+    cli::run(Cli::parse())
 }
