@@ -17,6 +17,7 @@ use base64_simd::STANDARD;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use dcams_gateway::{
+    address::AddressRules,
     auth::{
         Authenticator, IssuerSettings, install_crypto,
         keys::{KeySet, SigningKey},
@@ -245,6 +246,7 @@ fn permit() -> Permit {
         enabled: true,
         services: Operation::ALL.into_iter().collect(),
         response: Disclosure::Minimal,
+        addresses: AddressRules::default(),
         country: Country::Us,
     };
     authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, "").expect("a permit")

@@ -78,6 +78,8 @@ impl Admin {
             body_memory_limit: self.budget.total(),
             connections: u64::try_from(self.connections.now_open()).unwrap_or(u64::MAX),
             connections_refused: self.connections.refused(),
+            connections_distrusted: self.connections.distrusted(),
+            connections_unannounced: self.connections.unannounced(),
         });
         respond(
             StatusCode::OK,

@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    address::Client,
     admin::Admin,
     audit::AuditTrail,
     auth::Authenticator,
@@ -24,7 +25,7 @@ use crate::{
     payload::Rules,
     pipeline::{Gateway, Grant},
     segments::Segments,
-    server::{self, ConnectionStats, Handle, Protocol, RequestBody, ServerSettings},
+    server::{self, ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
     tenant::Tenant,
     trail::Observers,
     upstream::client::{UpstreamClient, UpstreamError},
@@ -107,6 +108,7 @@ impl App {
         };
         let gateway = Gateway {
             route: config.route,
+            proxies: config.proxies,
             authenticator: Authenticator::new(config.issuers),
             tenants: grants(config.tenants, &config.accounts, &config.rules),
             body: config.body,
@@ -134,6 +136,8 @@ impl App {
         let timeout = self.server.drain_timeout;
         let admin_server = ServerSettings {
             protocol: Protocol::Http1,
+            // Operators and their scrapers connect by themselves.
+            proxy_protocol: ProxyProtocol::Off,
             max_connections: ADMIN_CONNECTIONS,
             ..ServerSettings::clone(&self.server)
         };
@@ -181,8 +185,9 @@ impl Handle for Public {
     fn handle(
         &self,
         request: Request<RequestBody>,
+        peer: Client,
     ) -> impl Future<Output = Response<Segments>> + Send {
-        Arc::clone(&self.0).handle(request)
+        Arc::clone(&self.0).handle(request, peer)
     }
 
     fn refuse(&self, status: StatusCode) -> Response<Segments> {

@@ -16,7 +16,10 @@ use aws_lc_rs::hmac;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::ident::{Pseudonym, RequestId, hex};
+use crate::{
+    address::Client,
+    ident::{Pseudonym, RequestId, hex},
+};
 
 /// Where events go: a writer, and the key that authenticates each line.
 pub struct AuditTrail {
@@ -125,6 +128,9 @@ pub struct Outcome<'a> {
         serialize_with = "as_text_option"
     )]
     pub subject: Option<Pseudonym>,
+    /// Where it came from: a network, never an address.
+    #[serde(serialize_with = "as_text")]
+    pub client: Client,
     /// What the body asked for, once that is known.
     #[serde(flatten)]
     pub content: Option<&'a Content>,
@@ -266,6 +272,7 @@ mod tests {
                 tenant: "acme",
                 issuer: "idp",
                 subject: None,
+                client: Client::Unknown,
                 content: Some(&content),
                 decision: Decision::Forward,
                 code: "ok",

@@ -32,12 +32,14 @@ use zeroize::Zeroizing;
 
 use self::{
     cursor::{Context, Section},
+    entries::Common,
     layers::Layers,
     listeners::Server,
     mistake::{Mistake, Mistakes, Report},
     sections::Limits,
 };
 use crate::{
+    address::TrustedProxies,
     admin::AdminSettings,
     auth::{IssuerSettings, keys::SigningKey},
     body::BodySettings,
@@ -58,6 +60,8 @@ const EARLIEST: i64 = 1_735_689_600;
 pub struct Config {
     /// The public listener.
     pub server: ServerSettings,
+    /// Whose word on a client's address counts.
+    pub proxies: TrustedProxies,
     /// What is served, and how its body may be framed.
     pub route: RouteSettings,
     /// The operators' listener.
@@ -159,10 +163,16 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
     let tenants = entries::open::<TenantId>(context, "tenants", entries("tenants"));
 
     let sections = fixed(Section::root(context, layers.sections));
-    let country = sections.rules.as_ref().map_or(Country::Any, |r| r.country);
+    let common = Common {
+        country: sections.rules.as_ref().map_or(Country::Any, |r| r.country),
+        one_address: sections
+            .server
+            .as_ref()
+            .is_some_and(Server::sees_one_address),
+    };
     let listed_accounts = entries::accounts(accounts.sections);
     let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
-    let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, country);
+    let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, common);
 
     let state_key = sections.state_key?;
     let server = sections.server?;
@@ -177,6 +187,7 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
     }
     Some(Config {
         server: server.settings,
+        proxies: server.proxies,
         route: server.route,
         admin: sections.admin?,
         upstream: sections.upstream?,

@@ -22,6 +22,8 @@ use crate::{
 /// Why a request was not answered with a customer's data.
 #[derive(Debug)]
 pub enum GatewayError {
+    /// The tenant may not be called from where the request came.
+    AddressNotAllowed,
     /// The token was refused.
     Authenticate(AuthError),
     /// The caller may not do this.
@@ -65,6 +67,7 @@ impl GatewayError {
     /// The stable code.
     pub fn code(&self) -> ErrorCode {
         match self {
+            Self::AddressNotAllowed => ErrorCode::AddressNotAllowed,
             Self::Authenticate(AuthError::Missing) => ErrorCode::MissingToken,
             Self::Authenticate(AuthError::Expired) => ErrorCode::ExpiredToken,
             Self::Authenticate(_) => ErrorCode::InvalidToken,
@@ -123,7 +126,8 @@ impl GatewayError {
             Self::Send(error) => error.reason(),
             Self::Body(BodyError::TooSlow) => "body_too_slow",
             Self::Body(BodyError::Broken) => "body_cut_off",
-            Self::Authorize(_)
+            Self::AddressNotAllowed
+            | Self::Authorize(_)
             | Self::Body(_)
             | Self::Head(_)
             | Self::Internal
@@ -171,6 +175,7 @@ macro_rules! codes {
 }
 
 codes! {
+    AddressNotAllowed = 403 "address_not_allowed" Caller "The caller's address is not allowed",
     BadRequest = 400 "bad_request" Caller "The request is ambiguous or incomplete",
     CustomerMismatch = 403 "customer_mismatch" Caller "The token belongs to another customer",
     CustomerNotFound = 404 "customer_not_found" Caller "The customer is not known",

@@ -6,6 +6,7 @@
 //!
 //! Modules import in one direction only; `tests/layout.rs` has the order and checks it.
 
+pub mod address;
 pub mod clock;
 pub mod ident;
 pub mod operation;

@@ -27,7 +27,7 @@ pub struct Metrics {
     panics: Counter,
     dropped_fields: Counter,
     audit_lost: Counter,
-    levels: [Level; 4],
+    levels: [Level; 6],
 }
 
 /// A gauge, and what it is set to when a scrape comes.
@@ -75,6 +75,10 @@ pub struct Levels {
     pub connections: u64,
     /// Connections closed at once because there were too many open, since the start.
     pub connections_refused: u64,
+    /// Connections closed at once because they came from no trusted proxy, since the start.
+    pub connections_distrusted: u64,
+    /// Connections closed because they did not begin with a PROXY header, since the start.
+    pub connections_unannounced: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +128,8 @@ impl Metrics {
                 Level::new(|now| now.body_memory_limit),
                 Level::new(|now| now.connections),
                 Level::new(|now| now.connections_refused),
+                Level::new(|now| now.connections_distrusted),
+                Level::new(|now| now.connections_unannounced),
             ],
             registry: Registry::default(),
         };
@@ -173,7 +179,11 @@ impl Metrics {
             "Audit events that could not be written",
             self.audit_lost.clone(),
         );
-        let [body, limit, connections, refused] = &self.levels;
+        self.register_levels(registry);
+    }
+
+    fn register_levels(&self, registry: &mut Registry) {
+        let [body, limit, connections, refused, distrusted, unannounced] = &self.levels;
         for (name, help, level) in [
             ("body_memory_bytes", "Bytes of bodies held now", body),
             (
@@ -190,6 +200,16 @@ impl Metrics {
                 "connections_refused",
                 "Connections closed at once: too many were open",
                 refused,
+            ),
+            (
+                "connections_distrusted",
+                "Connections closed at once: they came from no trusted proxy",
+                distrusted,
+            ),
+            (
+                "connections_unannounced",
+                "Connections closed: they did not begin with a PROXY header",
+                unannounced,
             ),
         ] {
             registry.register(name, help, level.gauge.clone());

@@ -21,6 +21,7 @@ use http_body::Body;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    address::{Client, TrustedProxies},
     auth::{Authenticator, Caller, permit::authorize},
     body::{self, BodySettings, BudgetPermit, ByteBudget, RawBody, Size},
     clock,
@@ -48,6 +49,8 @@ use crate::{
 pub struct Gateway {
     /// What is served.
     pub route: RouteSettings,
+    /// Whose word on a client's address counts.
+    pub proxies: TrustedProxies,
     /// Who is believed.
     pub authenticator: Authenticator,
     /// What each tenant may do, and with which credential.
@@ -85,15 +88,16 @@ struct Job {
 }
 
 impl Gateway {
-    /// Answers one request. A panic on the way is that request's 500 and a counter.
-    pub async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Response<Segments>
+    /// Answers one request that came from `peer`. A panic on the way is that request's 500 and a
+    /// counter.
+    pub async fn handle<B>(self: Arc<Self>, request: Request<B>, peer: Client) -> Response<Segments>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let mut trail = Trail::begin(&self.observers);
         let id = trail.id();
         let (parts, body) = request.into_parts();
-        let prepared = AssertUnwindSafe(self.prepare(&parts, body, &mut trail))
+        let prepared = AssertUnwindSafe(self.prepare(&parts, body, peer, &mut trail))
             .catch_unwind()
             .await;
         let error = match prepared {
@@ -128,17 +132,20 @@ impl Gateway {
         &self,
         parts: &Parts,
         body: B,
+        peer: Client,
         trail: &mut Trail,
     ) -> Result<Job, GatewayError>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let routed = route(parts, self.route)?;
+        let client = self.proxies.client(peer, &parts.headers);
+        trail.called_from(client);
         let caller = self
             .authenticator
             .authenticate(&parts.headers, clock::now())?;
         trail.authenticated(&caller);
-        let grant = self.grant(&caller)?;
+        let grant = self.grant(&caller, client)?;
         let declared = routed.declare()?;
         trail.named_by_client(declared.client_request_id);
         // The scopes bound the body before a byte of it is read: who may not create customers has
@@ -163,11 +170,17 @@ impl Gateway {
         self.accept(raw, &lifted, &caller, grant, trail)
     }
 
-    fn grant(&self, caller: &Caller) -> Result<&Grant, GatewayError> {
-        self.tenants
+    /// What the caller's tenant may do, if it may be called from where the client is.
+    fn grant(&self, caller: &Caller, client: Client) -> Result<&Grant, GatewayError> {
+        let grant = self
+            .tenants
             .get(caller.tenant())
             .filter(|grant| grant.tenant.enabled)
-            .ok_or(GatewayError::TenantDisabled)
+            .ok_or(GatewayError::TenantDisabled)?;
+        if !grant.tenant.addresses.admits(client) {
+            return Err(GatewayError::AddressNotAllowed);
+        }
+        Ok(grant)
     }
 
     /// From the bytes of a body to the sealed request. Nothing in here waits.

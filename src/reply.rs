@@ -124,7 +124,8 @@ fn detail(error: &GatewayError) -> String {
         GatewayError::Route(RouteError::Query) => {
             "send no query string: none has a meaning here".to_owned()
         }
-        GatewayError::Authenticate(_)
+        GatewayError::AddressNotAllowed
+        | GatewayError::Authenticate(_)
         | GatewayError::Authorize(_)
         | GatewayError::Body(_)
         | GatewayError::Head(_)
@@ -139,6 +140,9 @@ fn detail(error: &GatewayError) -> String {
 
 fn advice(code: ErrorCode) -> &'static str {
     match code {
+        ErrorCode::AddressNotAllowed => {
+            "call from an address of the tenant's, or ask the gateway's operator to allow this one"
+        }
         ErrorCode::BadRequest => "send one unambiguous request",
         ErrorCode::CustomerMismatch => "use a token that was issued for this customer",
         ErrorCode::CustomerNotFound => "no customer with this email is known",

@@ -4,13 +4,17 @@
 //! progress, silent ones included; an answer that was begun is finished before a drain's end; an
 //! answer given before the body was read reaches the client. Nothing here knows what a request means.
 //!
+//! With the PROXY protocol the first bytes of a connection name its client, and only trusted proxies
+//! are listened to at all.
+//!
 //! `activity` says when a connection is overdue (pure but for the clock), `connection` drives one,
 //! `exchange` is one request with its answer, `watched` is the stream, `refusal` replaces the bare
-//! answers that hyper gives to what it cannot parse.
+//! answers that hyper gives to what it cannot parse, `proxy_protocol` parses that protocol's header.
 
 mod activity;
 mod connection;
 mod exchange;
+mod proxy_protocol;
 mod refusal;
 mod stats;
 mod watched;
@@ -30,7 +34,10 @@ pub use self::{
     exchange::RequestBody,
     stats::{ConnectionStats, Cut},
 };
-use crate::segments::Segments;
+use crate::{
+    address::{Client, Networks},
+    segments::Segments,
+};
 
 /// How the listener behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// What is spoken on it.
     pub protocol: Protocol,
+    /// What stands before it.
+    pub proxy_protocol: ProxyProtocol,
     /// Connections beyond this many are closed as soon as they are accepted.
     pub max_connections: usize,
     /// How long a new connection may be silent, and how long a head may take from its first byte.
@@ -66,6 +75,15 @@ pub enum Protocol {
     Http1,
 }
 
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None does; one that did would be answered as the malformed request that it is.
+    Off,
+    /// All do, and only these may connect: whoever else could name any client.
+    Required(Networks),
+}
+
 /// Limits of one HTTP/2 connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http2Settings {
@@ -85,11 +103,13 @@ pub struct Http2Settings {
 
 /// What answers requests: the gateway, the simulator.
 pub trait Handle: Clone + Send + Sync + 'static {
-    /// Answers a request. It may drop the body unread at any time; what that means for the
+    /// Answers a request that came from `peer`: the other end of the connection, or whom that spoke
+    /// for by the PROXY protocol. It may drop the body unread at any time; what that means for the
     /// connection is seen to here.
     fn handle(
         &self,
         request: Request<RequestBody>,
+        peer: Client,
     ) -> impl Future<Output = Response<Segments>> + Send;
 
     /// Answers a head that could not be parsed: 400, 414 or 431. The connection closes after it.
@@ -100,6 +120,7 @@ pub trait Handle: Clone + Send + Sync + 'static {
     }
 }
 
+/// A function that answers everyone alike.
 impl<F, A> Handle for F
 where
     F: Fn(Request<RequestBody>) -> A + Clone + Send + Sync + 'static,
@@ -108,6 +129,7 @@ where
     fn handle(
         &self,
         request: Request<RequestBody>,
+        _peer: Client,
     ) -> impl Future<Output = Response<Segments>> + Send {
         self(request)
     }
@@ -177,9 +199,9 @@ pub async fn serve<H: Handle>(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 backoff = Backoff::default();
-                admit(stream, &connections);
+                admit(stream, peer, &connections);
             }
             Err(error) => {
                 stats.accept_failed();
@@ -192,20 +214,26 @@ pub async fn serve<H: Handle>(
     }
     // The kernel has completed these handshakes, so their clients count on an answer.
     tokio::task::yield_now().await;
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        admit(stream, &connections);
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        admit(stream, peer, &connections);
     }
     drop(listener);
     drain(&tracker, &settings, &stats).await
 }
 
-fn admit<H: Handle>(stream: TcpStream, connections: &Arc<Connections<H>>) {
+fn admit<H: Handle>(stream: TcpStream, peer: SocketAddr, connections: &Arc<Connections<H>>) {
+    if let ProxyProtocol::Required(proxies) = &connections.settings.proxy_protocol
+        && !proxies.contains(peer.ip())
+    {
+        connections.stats.count_distrusted(peer.ip().into());
+        return;
+    }
     let Some(open) = connections.stats.open(connections.settings.max_connections) else {
         return;
     };
     // Answers are written whole; waiting to fill a segment only delays them.
     stream.set_nodelay(true).ok();
-    let connection = Arc::clone(connections).run(stream, open);
+    let connection = Arc::clone(connections).run(stream, peer.ip(), open);
     connections.tracker.spawn(connection);
 }
 

@@ -1,6 +1,7 @@
 //! What the configuration grants one tenant.
 
 use crate::{
+    address::AddressRules,
     ident::{AccountId, TenantId},
     operation::Operations,
 };
@@ -18,6 +19,8 @@ pub struct Tenant {
     pub services: Operations,
     /// How much of the upstream's answer it gets.
     pub response: Disclosure,
+    /// From where it may be called.
+    pub addresses: AddressRules,
     /// Which country's formats its customers' fields must have.
     pub country: Country,
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::Level;
 
 use crate::{
+    address::Client,
     audit::{AuditTrail, Content, Decision, ImageNote, Outcome, Phase},
     auth::Caller,
     clock,
@@ -43,6 +44,7 @@ pub struct Trail {
     id: RequestId,
     began: Instant,
     client_request_id: Option<String>,
+    client: Client,
     caller: Option<Arc<Caller>>,
     content: Option<Content>,
     sent: Option<Sent>,
@@ -76,6 +78,7 @@ impl Trail {
             id: RequestId::mint(),
             began: clock::instant(),
             client_request_id: None,
+            client: Client::Unknown,
             caller: None,
             content: None,
             sent: None,
@@ -92,6 +95,11 @@ impl Trail {
     /// Notes the client's own id of the request, which the route step found plain and short.
     pub fn named_by_client(&mut self, id: Option<String>) {
         self.client_request_id = id;
+    }
+
+    /// Notes where the request came from.
+    pub fn called_from(&mut self, client: Client) {
+        self.client = client;
     }
 
     /// Notes who calls; from here on the request leaves an audit event.
@@ -263,6 +271,7 @@ impl Trail {
             tenant: caller.tenant().as_str(),
             issuer: caller.issuer().as_str(),
             subject,
+            client: self.client,
             content: self.content.as_ref(),
             decision: if sent.is_some() {
                 Decision::Forward

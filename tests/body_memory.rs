@@ -21,7 +21,10 @@ use dcams_gateway::{
     body::{self, BodySettings, ByteBudget, Size},
     payload::lift::{Lifter, SKELETON_LIMIT},
     segments::Segments,
-    server::{ConnectionStats, Http2Settings, Protocol, RequestBody, ServerSettings, bind, serve},
+    server::{
+        ConnectionStats, Http2Settings, Protocol, ProxyProtocol, RequestBody, ServerSettings, bind,
+        serve,
+    },
 };
 use http::{Request, Response};
 use peak_alloc::PeakAlloc;
@@ -63,6 +66,7 @@ fn settings(protocol: Protocol) -> ServerSettings {
     ServerSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         protocol,
+        proxy_protocol: ProxyProtocol::Off,
         max_connections: 10,
         header_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),

@@ -77,6 +77,7 @@ impl Permit {
 mod tests {
     use super::*;
     use crate::{
+        address::AddressRules,
         auth::tests::caller,
         ident::{AccountId, TenantId},
         operation::Operations,
@@ -92,6 +93,7 @@ mod tests {
             enabled: true,
             services: services.iter().copied().collect(),
             response: Disclosure::Minimal,
+            addresses: AddressRules::default(),
             country: Country::Any,
         }
     }

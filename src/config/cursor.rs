@@ -173,6 +173,13 @@ impl<'a> Section<'a> {
         self.context.report.mistake(mistake);
     }
 
+    /// Records a warning about a key of this table that was taken.
+    pub(super) fn warning(&self, key: &str, problem: &str, mend: &str) {
+        let origin = self.origins.get(key).unwrap_or(&self.origin);
+        let warning = Mistake::new(origin, &self.path_of(key), problem, mend);
+        self.context.report.warning(warning);
+    }
+
     /// Records every key that was not asked for. Each table ends with this.
     pub(super) fn finish(self) {
         let mut unknown: Vec<(&String, &Value)> = self.values.iter().collect();

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use crate::{
+    address::{AddressRules, Networks},
     config::{
         cursor::{Context, Section},
         field::Field,
@@ -176,18 +177,27 @@ fn credential(field: Field<'_>, users: &mut Vec<(Secret, String)>) -> Option<Arc
     credential?.ok()
 }
 
-/// Reads `[[tenants]]`; `country` holds for those that name none.
+/// What the other sections say of every tenant.
+#[derive(Clone, Copy)]
+pub(super) struct Common {
+    /// The country of those that name none.
+    pub(super) country: Country,
+    /// All of their callers have one address: that of this machine.
+    pub(super) one_address: bool,
+}
+
+/// Reads `[[tenants]]`.
 pub(super) fn tenants(
     sections: Vec<(Option<TenantId>, Section<'_>)>,
     accounts: &Ids<'_>,
-    country: Country,
+    common: Common,
 ) -> Option<Vec<Tenant>> {
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     let tenants: Vec<Option<Tenant>> = sections
         .into_iter()
         .map(|(id, mut section)| {
             let account = account_of(&mut section, accounts, &mut taken);
-            tenant(id, account, section, country)
+            tenant(id, account, section, common)
         })
         .collect();
     accounts.warn_of_unused(
@@ -218,7 +228,7 @@ fn tenant(
     id: Option<TenantId>,
     account: Option<AccountId>,
     mut section: Section<'_>,
-    country: Country,
+    common: Common,
 ) -> Option<Tenant> {
     section.unavailable(&["quota", "cors", "isolation"]);
     let enabled = section.optional("enabled").map_or(Some(true), |f| f.flag());
@@ -231,7 +241,8 @@ fn tenant(
         .map_or(Some(Disclosure::Minimal), |f| f.choice(&disclosures));
     let country = section
         .optional("country")
-        .map_or(Some(country), |f| f.choice(&COUNTRIES));
+        .map_or(Some(common.country), |f| f.choice(&COUNTRIES));
+    let addresses = addresses(&mut section, common.one_address);
     section.finish();
     Some(Tenant {
         id: id?,
@@ -239,8 +250,41 @@ fn tenant(
         enabled: enabled?,
         services: services?.into_iter().collect(),
         response: response?,
+        addresses: addresses?,
         country: country?,
     })
+}
+
+/// Reads from where a tenant may be called.
+fn addresses(section: &mut Section<'_>, one_address: bool) -> Option<AddressRules> {
+    let mut list = |key, may_be_empty| {
+        section
+            .optional(key)
+            .map_or(Some(Networks::default()), |f| {
+                let list = f.list(may_be_empty, Field::network);
+                list.map(Networks::from_iter)
+            })
+    };
+    // An empty list could be meant as "nobody", and would let everybody in.
+    let (allow, deny) = (list("allow", false), list("deny", true));
+    let rules = AddressRules {
+        allow: allow?,
+        deny: deny?,
+    };
+    if one_address && !rules.is_empty() {
+        let key = if rules.allow.is_empty() {
+            "deny"
+        } else {
+            "allow"
+        };
+        section.warning(
+            key,
+            "judges callers by address, but with a loopback `server.listen` and no \
+             `server.trusted_proxies` every caller has this machine's",
+            "name the proxy in front of the gateway there",
+        );
+    }
+    Some(rules)
 }
 
 /// Reads the name of a service.

@@ -13,6 +13,7 @@ use std::{
 use config::{Value, ValueKind};
 
 use crate::{
+    address::{Network, NetworkError},
     config::{
         cursor::{Context, Section},
         files,
@@ -148,6 +149,22 @@ impl<'a> Field<'a> {
             );
         }
         address
+    }
+
+    /// A network in prefix notation, or one address.
+    pub(super) fn network(&self) -> Option<Network> {
+        let parsed = self.text()?.parse();
+        let mend = match parsed {
+            Err(NetworkError::HostBits) => {
+                "clear them, as in \"10.0.0.0/8\", or write the address without a prefix"
+            }
+            Ok(_) | Err(NetworkError::Malformed) => {
+                "write it as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.7\""
+            }
+        };
+        parsed
+            .inspect_err(|error| self.mistake(error.to_string(), mend))
+            .ok()
     }
 
     /// A duration within bounds.

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 use secrecy::SecretString;
 
 use crate::{
+    address::{ForwardedHeader, Network, Networks, TrustedProxies},
     admin::AdminSettings,
     config::{
         cursor::Section,
@@ -17,7 +18,7 @@ use crate::{
         units::{GIB, KIB},
     },
     route::RouteSettings,
-    server::{Http2Settings, Protocol, ServerSettings},
+    server::{Http2Settings, Protocol, ProxyProtocol, ServerSettings},
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -29,20 +30,31 @@ const TIMEOUT: RangeInclusive<Duration> = MILLISECOND..=Duration::from_mins(10);
 /// What `[server]` says; part of it belongs to the reading of bodies.
 pub(super) struct Server {
     pub(super) settings: ServerSettings,
+    pub(super) proxies: TrustedProxies,
     pub(super) route: RouteSettings,
     pub(super) body_timeout: Duration,
     pub(super) body_idle_timeout: Duration,
     pub(super) min_body_rate: u64,
 }
 
+impl Server {
+    /// Whether whoever connects is on this machine, and speaks for nobody else.
+    pub(super) fn sees_one_address(&self) -> bool {
+        let local = self.settings.listen.ip().to_canonical().is_loopback();
+        local && self.proxies.networks.is_empty()
+    }
+}
+
 /// Reads `[server]`.
 pub(super) fn server(mut section: Section<'_>) -> Option<Server> {
-    section.unavailable(&["tls", "trusted_proxies"]);
+    section.unavailable(&["tls"]);
     let listen = section.required("listen").and_then(|f| f.address());
     let protocol = section.choice(
         "protocol",
         &[("http1", Protocol::Http1), ("h2c", Protocol::H2c)],
     );
+    let proxies = proxies(&mut section);
+    let proxy_protocol = proxy_protocol(&mut section, proxies.as_ref());
     let chunked = section.choice("chunked", &[("refuse", false), ("allow", true)]);
     let max_connections = section.count("max_connections", 1..=1_000_000);
     let header_timeout = section.duration("header_timeout", TIMEOUT);
@@ -61,6 +73,7 @@ pub(super) fn server(mut section: Section<'_>) -> Option<Server> {
         settings: ServerSettings {
             listen: listen?,
             protocol: protocol?,
+            proxy_protocol: proxy_protocol?,
             max_connections: max_connections?,
             header_timeout: header_timeout?,
             idle_timeout: idle_timeout?,
@@ -70,11 +83,60 @@ pub(super) fn server(mut section: Section<'_>) -> Option<Server> {
             max_header_bytes: max_header_bytes?,
             http2: http2?,
         },
+        proxies: proxies?,
         route: RouteSettings { chunked: chunked? },
         body_timeout: body_timeout?,
         body_idle_timeout: body_idle_timeout?,
         min_body_rate: min_body_rate?,
     })
+}
+
+fn proxies(section: &mut Section<'_>) -> Option<TrustedProxies> {
+    let networks = section
+        .required("trusted_proxies")
+        .and_then(|f| f.list(true, proxy));
+    let header = section.choice(
+        "forwarded_header",
+        &[
+            ("x-forwarded-for", ForwardedHeader::XForwardedFor),
+            ("forwarded", ForwardedHeader::Forwarded),
+        ],
+    );
+    Some(TrustedProxies {
+        networks: networks?.into_iter().collect(),
+        header: header?,
+    })
+}
+
+fn proxy(field: &Field<'_>) -> Option<Network> {
+    let network = field.network()?;
+    if network.is_everything() {
+        field.warning(
+            "trusts every address, so every caller may say that it has any other",
+            "name the proxies alone",
+        );
+    }
+    Some(network)
+}
+
+fn proxy_protocol(
+    section: &mut Section<'_>,
+    proxies: Option<&TrustedProxies>,
+) -> Option<ProxyProtocol> {
+    let required = section.choice("proxy_protocol", &[("off", false), ("required", true)])?;
+    if !required {
+        return Some(ProxyProtocol::Off);
+    }
+    let networks: &Networks = &proxies?.networks;
+    if networks.is_empty() {
+        section.mistake(
+            "proxy_protocol",
+            "is required of proxies, but `trusted_proxies` names none, so nobody could connect",
+            "name them there",
+        );
+        return None;
+    }
+    Some(ProxyProtocol::Required(networks.clone()))
 }
 
 fn http2(mut section: Section<'_>, max_header_bytes: Option<usize>) -> Option<Http2Settings> {

@@ -10,8 +10,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    address::ForwardedHeader,
     operation::Operation,
-    server::Protocol,
+    server::{Protocol, ProxyProtocol},
     tenant::{Country, Disclosure},
 };
 
@@ -458,6 +459,49 @@ fn public_keys_are_plain_paths_and_a_private_key_signs_but_is_warned_about() {
 }
 
 /// The JWK set of one P-256 key.
+#[test]
+fn who_may_call_is_read_and_lists_that_cannot_tell_callers_apart_are_warned_about() {
+    let folder = Folder::new();
+    let addresses = BASE.replace(
+        "account = \"main\"",
+        "account = \"main\"\nallow = [\"192.0.2.0/24\", \"2001:db8::1\"]\ndeny = [\"192.0.2.7\"]",
+    );
+    let warned = |server: &str| -> (Config, Vec<String>) {
+        folder.write("gateway.toml", format!("{server}\n{addresses}"));
+        let config = folder.load(&["gateway.toml"]).unwrap();
+        let keys = config.warnings.iter().map(|w| w.key().to_owned()).collect();
+        (config, keys)
+    };
+    let (config, keys) = warned("");
+    assert_eq!(keys, ["tenants[acme].allow"]);
+    let rules = &config.tenants[0].addresses;
+    for (address, admitted) in [
+        ("192.0.2.1", true),
+        ("192.0.2.7", false),
+        ("2001:db8::1", true),
+        ("2001:db8::2", false),
+    ] {
+        let client = address.parse::<std::net::IpAddr>().unwrap().into();
+        assert_eq!(rules.admits(client), admitted, "{address}");
+    }
+    let (_, keys) = warned("[server]\nlisten = \"0.0.0.0:80\"");
+    assert!(keys.is_empty(), "{keys:?}");
+    let (config, keys) = warned(
+        "[server]\ntrusted_proxies = [\"::1\"]\nforwarded_header = \"forwarded\"\n\
+         proxy_protocol = \"required\"",
+    );
+    assert!(keys.is_empty(), "{keys:?}");
+    assert_eq!(config.proxies.header, ForwardedHeader::Forwarded);
+    let networks = config.proxies.networks;
+    assert!(networks.contains("::1".parse().unwrap()));
+    assert_eq!(
+        config.server.proxy_protocol,
+        ProxyProtocol::Required(networks)
+    );
+    let (_, keys) = warned("[server]\ntrusted_proxies = [\"0.0.0.0/0\"]");
+    assert_eq!(keys, ["server.trusted_proxies[0]"]);
+}
+
 fn jwks(pair: &KeyPair) -> String {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let point = pair.public_key_raw();

@@ -121,7 +121,10 @@ impl Activity {
 
     /// The drain began.
     pub(super) fn draining(&self) {
-        self.draining_since.set(self.now());
+        // Twice where it began before the connection had said for whom it is: the first counts.
+        if self.draining_since.get().is_none() {
+            self.draining_since.set(self.now());
+        }
     }
 
     /// Idle for too long: the connection was asked to end.

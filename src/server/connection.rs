@@ -1,16 +1,19 @@
-//! Drives one connection: hyper on a watched stream, one timer, and a close that loses no answer.
+//! Drives one connection: the PROXY header where there must be one, hyper on a watched stream, one
+//! timer, and a close that loses no answer.
 //!
 //! Invariant: the timer is set when the connection opens and moved only when it fires or when something
 //! is due sooner, so that a request on a kept-alive connection touches no timer here.
 
 use std::{
     future::poll_fn,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use bytes::{BufMut, Bytes, BytesMut};
 use http::Request;
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,14 +28,15 @@ use tokio_util::{
 };
 
 use super::{
-    ConnectionStats, Cut, Handle, Protocol, ServerSettings,
+    ConnectionStats, Cut, Handle, Protocol, ProxyProtocol, ServerSettings,
     activity::{Activity, UnderWay},
-    exchange::{self, Answer, Progress},
+    exchange::{self, Answer, Progress, Shared},
+    proxy_protocol::{self, Malformed, Origin},
     refusal,
     stats::Open,
     watched::{Refuse, Returned, Watched},
 };
-use crate::{body::READ_BUFFER, clock};
+use crate::{address::Client, body::READ_BUFFER, clock};
 
 /// How long, and for how many bytes, input is thrown away after the answer, so that a reset does not
 /// overtake it.
@@ -54,11 +58,21 @@ pub(super) struct Connections<H> {
 
 impl<H: Handle> Connections<H> {
     /// Serves one connection to its end.
-    pub(super) async fn run(self: Arc<Self>, stream: TcpStream, open: Open) {
+    pub(super) async fn run(self: Arc<Self>, stream: TcpStream, peer: IpAddr, open: Open) {
         let activity = Arc::new(Activity::new(&self.settings));
+        let arrived = match &self.settings.proxy_protocol {
+            ProxyProtocol::Off => Some(Arrived {
+                stream,
+                ahead: Bytes::new(),
+                peer: peer.into(),
+            }),
+            // On the heap: most listeners have no such connections.
+            ProxyProtocol::Required(_) => Box::pin(self.receive(stream, peer, &activity)).await,
+        };
+        let Some(arrived) = arrived else { return };
         let (returned, ending) = match self.settings.protocol {
-            Protocol::H2c => self.run_http2(stream, &activity).await,
-            Protocol::Http1 => self.run_http1(stream, &activity).await,
+            Protocol::H2c => self.run_http2(arrived, &activity).await,
+            Protocol::Http1 => self.run_http1(arrived, &activity).await,
         };
         if let Ending::Overdue(cut) = ending {
             self.stats.count_cut(cut);
@@ -69,18 +83,85 @@ impl<H: Handle> Connections<H> {
         drop(open);
     }
 
+    /// Waits for the PROXY header, as long as a connection may be silent. Where it does not come there
+    /// is nothing to serve.
+    async fn receive(
+        &self,
+        mut stream: TcpStream,
+        proxy: IpAddr,
+        activity: &Activity,
+    ) -> Option<Arrived> {
+        let header = {
+            let reading = pin!(read_header(&mut stream));
+            self.before_due(reading, activity).await
+        };
+        match header {
+            Ok(Ok(Some((origin, ahead)))) => {
+                let peer = match origin {
+                    Origin::Client(client) => client,
+                    Origin::Proxy => proxy.into(),
+                };
+                Some(Arrived {
+                    stream,
+                    ahead,
+                    peer,
+                })
+            }
+            // A balancer that looks whether the port is open.
+            Ok(Ok(None)) => None,
+            Ok(Err(Malformed)) => {
+                self.stats.count_unannounced(proxy.into());
+                None
+            }
+            Err(cut) => {
+                // In a drain nothing is lost with it: nobody was asked for anything.
+                if cut == Cut::Header {
+                    self.stats.count_cut(cut);
+                }
+                None
+            }
+        }
+    }
+
+    async fn before_due<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+        activity: &Activity,
+    ) -> Result<F::Output, Cut> {
+        let token = self.shutdown.child_token();
+        let mut shutdown = pin!(token.cancelled());
+        let mut watch = Watch::new(activity, self.settings.header_timeout);
+        let mut draining = false;
+        poll_fn(|cx| {
+            // First, as in `drive`: what has arrived counts.
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if !draining && shutdown.as_mut().poll(cx).is_ready() {
+                draining = true;
+                activity.draining();
+            }
+            watch.poll_overdue(cx).map(Err)
+        })
+        .await
+    }
+
     async fn run_http1(
         &self,
-        stream: TcpStream,
+        arrived: Arrived,
         activity: &Arc<Activity>,
     ) -> (Returned<TcpStream>, Ending) {
+        let Arrived {
+            stream,
+            ahead,
+            peer,
+        } = arrived;
         let handler = self.handler.clone();
         let refuse: Refuse = Box::new(move |status| refusal::render(&handler.refuse(status)));
-        let (watched, returned) = Watched::new(stream, Arc::clone(activity), Some(refuse));
+        let (watched, returned) = Watched::new(stream, ahead, Arc::clone(activity), Some(refuse));
         let service = service_fn(|request: Request<Incoming>| {
             let under_way = UnderWay::begin(activity);
-            let (handler, tracker) = (self.handler.clone(), self.tracker.clone());
-            exchange::answer(handler, request, under_way, tracker, None)
+            exchange::answer(self.shared(peer), request, under_way, None)
         });
         let connection = conn::http1::Builder::new()
             // A client that closes its sending side still gets its answer.
@@ -97,10 +178,15 @@ impl<H: Handle> Connections<H> {
 
     async fn run_http2(
         &self,
-        stream: TcpStream,
+        arrived: Arrived,
         activity: &Arc<Activity>,
     ) -> (Returned<TcpStream>, Ending) {
-        let (watched, returned) = Watched::new(stream, Arc::clone(activity), None);
+        let Arrived {
+            stream,
+            ahead,
+            peer,
+        } = arrived;
+        let (watched, returned) = Watched::new(stream, ahead, Arc::clone(activity), None);
         let streams = Streams {
             tracker: self.tracker.clone(),
             write_timeout: self.settings.write_timeout,
@@ -108,9 +194,8 @@ impl<H: Handle> Connections<H> {
         };
         let service = service_fn(|request: Request<Incoming>| {
             let under_way = UnderWay::begin(activity);
-            let (handler, tracker) = (self.handler.clone(), self.tracker.clone());
             let progress = streams.announce();
-            exchange::answer(handler, request, under_way, tracker, Some(progress))
+            exchange::answer(self.shared(peer), request, under_way, Some(progress))
         });
         let limits = &self.settings.http2;
         let connection = conn::http2::Builder::new(streams.clone())
@@ -127,6 +212,14 @@ impl<H: Handle> Connections<H> {
             .serve_connection(TokioIo::new(watched), service);
         let ending = self.drive(pin!(connection), activity).await;
         (returned, ending)
+    }
+
+    fn shared(&self, peer: Client) -> Shared<H> {
+        Shared {
+            handler: self.handler.clone(),
+            tracker: self.tracker.clone(),
+            peer,
+        }
     }
 
     async fn drive<C: Graceful>(&self, mut connection: Pin<&mut C>, activity: &Activity) -> Ending {
@@ -163,6 +256,32 @@ impl<H: Handle> Connections<H> {
             }
         })
         .await
+    }
+}
+
+/// A connection that is ready for HTTP.
+struct Arrived {
+    stream: TcpStream,
+    /// What of HTTP was read already.
+    ahead: Bytes,
+    peer: Client,
+}
+
+/// Reads the PROXY header, and what comes with it; nothing where the proxy left without a word.
+async fn read_header(stream: &mut TcpStream) -> Result<Option<(Origin, Bytes)>, Malformed> {
+    // Room for a usual header of either version; it grows to `MAX`, 4 KiB, before it is too much.
+    let mut bytes = BytesMut::with_capacity(256);
+    loop {
+        let room = proxy_protocol::MAX.saturating_sub(bytes.len());
+        match stream.read_buf(&mut (&mut bytes).limit(room)).await {
+            Ok(0) | Err(_) if bytes.is_empty() => return Ok(None),
+            Ok(0) | Err(_) => return Err(Malformed),
+            Ok(_) => {}
+        }
+        if let Some(header) = proxy_protocol::parse(&bytes)? {
+            let ahead = bytes.split_off(header.length).freeze();
+            return Ok(Some((header.origin, ahead)));
+        }
     }
 }
 

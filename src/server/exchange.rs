@@ -31,7 +31,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{Handle, activity::UnderWay};
-use crate::{clock, segments::Segments};
+use crate::{address::Client, clock, segments::Segments};
 
 /// Most of a body that is read only to be thrown away, and for how long.
 const DISCARD: u64 = 64 * 1024;
@@ -113,22 +113,31 @@ impl Body for RequestBody {
     }
 }
 
+/// What the requests of one connection have in common.
+pub(super) struct Shared<H> {
+    pub(super) handler: H,
+    pub(super) tracker: TaskTracker,
+    pub(super) peer: Client,
+}
+
 /// Answers one request. `progress` is HTTP/2's.
 pub(super) async fn answer<H: Handle>(
-    handler: H,
+    shared: Shared<H>,
     request: Request<Incoming>,
     under_way: UnderWay,
-    tracker: TaskTracker,
     progress: Option<Arc<Progress>>,
 ) -> Result<Response<Answer>, Infallible> {
     let terms = Terms::of(&request);
     let (head, incoming) = request.into_parts();
     let (body, left) = RequestBody::new(incoming);
-    let mut response = handler.handle(Request::from_parts(head, body)).await;
+    let request = Request::from_parts(head, body);
+    let mut response = shared.handler.handle(request, shared.peer).await;
     let unread = left.and_then(|left| left.lock().unwrap_or_else(PoisonError::into_inner).take());
     if let Some(unread) = unread {
         if terms.allow_discarding(&unread, &response) {
-            tracker.spawn(discard(unread.incoming, under_way.share()));
+            shared
+                .tracker
+                .spawn(discard(unread.incoming, under_way.share()));
         } else if terms.closable {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);

@@ -7,6 +7,8 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use crate::address::Client;
+
 /// Why a connection was ended before it ended itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
@@ -26,6 +28,8 @@ pub struct ConnectionStats {
     open: AtomicUsize,
     accepted: AtomicU64,
     refused: AtomicU64,
+    distrusted: AtomicU64,
+    unannounced: AtomicU64,
     accept_failures: AtomicU64,
     cut_drain: AtomicU64,
     cut_header: AtomicU64,
@@ -49,6 +53,16 @@ impl ConnectionStats {
         self.refused.load(Relaxed)
     }
 
+    /// Connections closed at once because they came from no trusted proxy.
+    pub fn distrusted(&self) -> u64 {
+        self.distrusted.load(Relaxed)
+    }
+
+    /// Connections of trusted proxies that were closed because they did not begin with a PROXY header.
+    pub fn unannounced(&self) -> u64 {
+        self.unannounced.load(Relaxed)
+    }
+
     /// Times that accepting a connection failed.
     pub fn accept_failures(&self) -> u64 {
         self.accept_failures.load(Relaxed)
@@ -61,6 +75,27 @@ impl ConnectionStats {
 
     pub(super) fn count_cut(&self, why: Cut) {
         self.counter(why).fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection from no trusted proxy. The first is worth a line: it is either somebody who
+    /// found the port, or a proxy that the configuration forgot.
+    pub(super) fn count_distrusted(&self, peer: Client) {
+        if self.distrusted.fetch_add(1, Relaxed) == 0 {
+            tracing::warn!(
+                peer.network = %peer,
+                "closing connections that come from no trusted proxy; see server.trusted_proxies"
+            );
+        }
+    }
+
+    /// Counts a connection without a PROXY header, and reports the first.
+    pub(super) fn count_unannounced(&self, peer: Client) {
+        if self.unannounced.fetch_add(1, Relaxed) == 0 {
+            tracing::warn!(
+                peer.network = %peer,
+                "closing connections that begin without a PROXY header; see server.proxy_protocol"
+            );
+        }
     }
 
     pub(super) fn accept_failed(&self) {

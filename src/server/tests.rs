@@ -4,6 +4,7 @@ pub(super) fn settings() -> ServerSettings {
     ServerSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         protocol: Protocol::Http1,
+        proxy_protocol: ProxyProtocol::Off,
         max_connections: 100,
         header_timeout: Duration::from_millis(300),
         idle_timeout: Duration::from_millis(600),

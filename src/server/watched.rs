@@ -34,6 +34,7 @@ impl<S> Returned<S> {
 /// A stream that notes what happens on it and is handed back on drop.
 pub(super) struct Watched<S> {
     stream: Option<S>,
+    ahead: Bytes,
     returned: Arc<Mutex<Option<S>>>,
     activity: Arc<Activity>,
     line: RequestLine,
@@ -42,15 +43,18 @@ pub(super) struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    /// `refuse` is for HTTP/1 only: HTTP/2 has no bare answers.
+    /// `ahead` was read from the stream already and comes first. `refuse` is for HTTP/1 only: HTTP/2
+    /// has no bare answers.
     pub(super) fn new(
         stream: S,
+        ahead: Bytes,
         activity: Arc<Activity>,
         refuse: Option<Refuse>,
     ) -> (Self, Returned<S>) {
         let returned = Arc::new(Mutex::new(None));
         let watched = Self {
             stream: Some(stream),
+            ahead,
             returned: Arc::clone(&returned),
             activity,
             line: RequestLine::Over,
@@ -79,7 +83,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let before = buf.filled().len();
-        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        if this.ahead.is_empty() {
+            ready!(Pin::new(stream).poll_read(cx, buf))?;
+        } else {
+            let count = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(count));
+        }
         let new = buf.filled_mut().get_mut(before..).unwrap_or_default();
         if new.is_empty() {
             this.activity.ended();

@@ -332,7 +332,7 @@ async fn unknown_callers(world: &World) {
 }
 
 /// The members that an event may have (CONTRACT, section 7), and `reason`.
-const MEMBERS: [&str; 26] = [
+const MEMBERS: [&str; 27] = [
     "v",
     "seq",
     "time",
@@ -342,6 +342,7 @@ const MEMBERS: [&str; 26] = [
     "tenant",
     "issuer",
     "subject",
+    "client",
     "service",
     "customer",
     "reference",
@@ -544,7 +545,7 @@ async fn gauge(world: &World, name: &str) -> u64 {
 }
 
 /// Log lines of this test's thread, on which everything of its world runs, go to `lines`.
-fn log_to(lines: &Lines) -> DefaultGuard {
+pub fn log_to(lines: &Lines) -> DefaultGuard {
     let lines = lines.clone();
     let settings = TelemetrySettings {
         format: LogFormat::Json,

@@ -12,6 +12,7 @@
     reason = "a test may panic, spawn and index, and a table is as long as it is"
 )]
 
+mod addresses;
 mod audit;
 mod canary;
 mod check;
@@ -22,6 +23,7 @@ mod limits;
 mod listener;
 mod path;
 mod program;
+mod proxied;
 mod slow;
 mod standin;
 mod support;

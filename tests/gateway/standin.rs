@@ -3,19 +3,20 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use dcams_gateway::{
+    address::Client,
     body::{self, BodyError, BodySettings, ByteBudget, Size},
     route::{RouteError, RouteSettings, route},
     segments::Segments,
     server::{
-        ConnectionStats, Drained, Handle, Http2Settings, Protocol, RequestBody, ServerSettings,
-        bind, serve,
+        ConnectionStats, Drained, Handle, Http2Settings, Protocol, ProxyProtocol, RequestBody,
+        ServerSettings, bind, serve,
     },
 };
 use http::{Request, Response, StatusCode, header::AUTHORIZATION};
@@ -30,6 +31,8 @@ pub struct StandIn {
     /// How large its answer is.
     pub answer: usize,
     pub handled: Arc<AtomicUsize>,
+    /// Where each request came from.
+    pub peers: Arc<Mutex<Vec<Client>>>,
     /// When given, an answer waits for a permit.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
 }
@@ -53,6 +56,7 @@ impl StandIn {
             chunked: false,
             answer: 2,
             handled: Arc::default(),
+            peers: Arc::default(),
             gate: None,
         }
     }
@@ -112,7 +116,8 @@ fn status(error: RouteError) -> StatusCode {
 }
 
 impl Handle for StandIn {
-    async fn handle(&self, request: Request<RequestBody>) -> Response<Segments> {
+    async fn handle(&self, request: Request<RequestBody>, peer: Client) -> Response<Segments> {
+        self.peers.lock().unwrap().push(peer);
         let mut response = match self.decide(request).await {
             Ok(_) => Response::new(Segments::from(vec![b'x'; self.answer])),
             Err(status) => problem(status),
@@ -146,6 +151,7 @@ pub fn settings(protocol: Protocol) -> ServerSettings {
     ServerSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         protocol,
+        proxy_protocol: ProxyProtocol::Off,
         max_connections: 2000,
         header_timeout: Duration::from_millis(400),
         idle_timeout: Duration::from_millis(900),

@@ -320,6 +320,7 @@ pub fn write_secrets(folder: &Path) {
         ("user", USER),
         ("pass", PASS),
         ("other-user", OTHER_USER),
+        ("elsewhere-user", "elsewhere-api-user@veratad.example"),
         ("closed-user", "closed-api-user@veratad.example"),
         ("state.key", &BASE64_STANDARD.encode(KEYS[0])),
         ("audit.key", &BASE64_STANDARD.encode(KEYS[1])),

@@ -64,8 +64,43 @@ const SECTIONS: &[Case] = &[
     ("", "[server.tls]\ncert = \"x\"", "server.tls"),
     (
         "",
-        "[server]\ntrusted_proxies = []",
+        "[server]\ntrusted_proxies = \"10.0.0.0/8\"",
         "server.trusted_proxies",
+    ),
+    (
+        "",
+        "[server]\ntrusted_proxies = [\"10.0.0.1/8\"]",
+        "server.trusted_proxies[0]",
+    ),
+    (
+        "",
+        "[server]\ntrusted_proxies = [\"::1\", \"proxy.example\"]",
+        "server.trusted_proxies[1]",
+    ),
+    (
+        "",
+        "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
+        "server.trusted_proxies[0]",
+    ),
+    (
+        "",
+        "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::ffff:10.0.0.0/104\"]",
+        "server.trusted_proxies[1]",
+    ),
+    (
+        "",
+        "[server]\nforwarded_header = \"X-Real-IP\"",
+        "server.forwarded_header",
+    ),
+    (
+        "",
+        "[server]\nproxy_protocol = \"optional\"",
+        "server.proxy_protocol",
+    ),
+    (
+        "",
+        "[server]\nproxy_protocol = \"required\"",
+        "server.proxy_protocol",
     ),
     ("", "[server.http2]\nwindow = 1", "server.http2.window"),
     (
@@ -477,6 +512,21 @@ const ENTRIES: &[Case] = &[
         "account = \"main\"",
         "account = \"main\"\ncountry = \"DE\"",
         "tenants[acme].country",
+    ),
+    (
+        "account = \"main\"",
+        "account = \"main\"\nallow = []",
+        "tenants[acme].allow",
+    ),
+    (
+        "account = \"main\"",
+        "account = \"main\"\nallow = [\"192.0.2.1/24\"]",
+        "tenants[acme].allow[0]",
+    ),
+    (
+        "account = \"main\"",
+        "account = \"main\"\ndeny = [\"192.0.2\"]",
+        "tenants[acme].deny[0]",
     ),
     (
         "account = \"main\"",

@@ -35,6 +35,7 @@ const TABLE: &[Row] = &[
     (401, "expired_token", Some(("www-authenticate", EXPIRED))),
     (401, "invalid_token", Some(("www-authenticate", INVALID))),
     (401, "missing_token", Some(("www-authenticate", MISSING))),
+    (403, "address_not_allowed", None),
     (403, "customer_mismatch", None),
     (403, "insufficient_scope", Some(("www-authenticate", SCOPE))),
     (403, "service_not_allowed", None),
@@ -111,7 +112,12 @@ fn check(answer: &Answer, code: &str) -> Value {
 /// A world in which every limit is near.
 async fn narrow_world() -> World {
     let toml = tenant("closed", "services = [\"getStatus\"]\nenabled = false", "")
-        + &tenant("other", r#"services = ["updateStatus"]"#, "");
+        + &tenant("other", r#"services = ["updateStatus"]"#, "")
+        + &tenant(
+            "elsewhere",
+            "services = [\"getStatus\"]\nallow = [\"192.0.2.0/24\"]",
+            "",
+        );
     let variables = [
         ("LIMITS__MAX_BODY", "20KB"),
         ("LIMITS__BODY_MEMORY", "20KB"),
@@ -159,6 +165,10 @@ fn refused(world: &World) -> Vec<(&'static str, Attempt)> {
     }
     let other = world.token_for(&[get], Some("x@y.example"));
     for (code, token) in [
+        (
+            "address_not_allowed",
+            world.token_of("elsewhere", &[get], None),
+        ),
         ("customer_mismatch", other),
         ("expired_token", expired()),
         (
