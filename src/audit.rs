@@ -251,7 +251,7 @@ mod tests {
     fn lines(count: usize) -> (AuditTrail, Vec<String>) {
         let shared = Shared::default();
         let trail = AuditTrail::new(&[7; 32], Box::new(shared.clone()));
-        let tenant = "acme".try_into().unwrap();
+        let tenant = crate::ident::TenantId::try_from("acme").unwrap();
         let content = Content {
             service: "getStatus",
             customer: PseudonymKey::derive(&[1; 32]).pseudonym(

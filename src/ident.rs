@@ -108,6 +108,8 @@ impl fmt::Debug for RequestId {
 pub enum Purpose {
     /// A customer's email in an audit event.
     Customer,
+    /// A customer's email in the ledger of who owns it.
+    Owner,
     /// A caller's reference in an audit event.
     Reference,
     /// A token's subject in an audit event.
@@ -118,13 +120,31 @@ impl Purpose {
     fn label(self) -> &'static [u8] {
         match self {
             Self::Customer => b"customer",
+            Self::Owner => b"owner",
             Self::Reference => b"reference",
             Self::Subject => b"subject",
         }
     }
 }
 
+/// Within what one value has one pseudonym: a name, so that it holds no NUL.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a>(&'a str);
+
+impl<'a> From<&'a TenantId> for Scope<'a> {
+    fn from(tenant: &'a TenantId) -> Self {
+        Self(tenant.as_str())
+    }
+}
+
+impl<'a> From<&'a AccountId> for Scope<'a> {
+    fn from(account: &'a AccountId) -> Self {
+        Self(account.as_str())
+    }
+}
+
 /// The key that pseudonyms are made with, derived from `state.key`.
+#[derive(Clone)]
 pub struct PseudonymKey {
     key: hmac::Key,
     id: [u8; 4],
@@ -140,13 +160,19 @@ impl PseudonymKey {
         Self { key, id }
     }
 
-    /// The pseudonym of `value` for one purpose and one tenant: HMAC-SHA-256 cut to 128 bits.
-    pub fn pseudonym(&self, purpose: Purpose, tenant: &TenantId, value: &[u8]) -> Pseudonym {
+    /// The pseudonym of `value` for one purpose and within one scope, a tenant or an account:
+    /// HMAC-SHA-256 cut to 128 bits.
+    pub fn pseudonym<'a>(
+        &self,
+        purpose: Purpose,
+        scope: impl Into<Scope<'a>>,
+        value: &[u8],
+    ) -> Pseudonym {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(purpose.label());
         // Neither a label nor a name holds a NUL, so no two tuples give the same input.
         context.update(b"\0");
-        context.update(tenant.as_str().as_bytes());
+        context.update(scope.into().0.as_bytes());
         context.update(b"\0");
         context.update(value);
         Pseudonym {
@@ -169,6 +195,27 @@ impl fmt::Debug for PseudonymKey {
 pub struct Pseudonym {
     key: [u8; 4],
     tag: [u8; 16],
+}
+
+impl Pseudonym {
+    /// How many bytes it has.
+    pub const LEN: usize = 20;
+
+    /// All of it, to be stored.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let (key, tag) = bytes.split_at_mut(self.key.len());
+        key.copy_from_slice(&self.key);
+        tag.copy_from_slice(&self.tag);
+        bytes
+    }
+
+    /// What [`Pseudonym::to_bytes`] gave; nothing else has its length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (key, tag) = bytes.split_first_chunk()?;
+        let tag = tag.try_into().ok()?;
+        Some(Self { key: *key, tag })
+    }
 }
 
 impl fmt::Display for Pseudonym {
@@ -219,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pseudonym_depends_on_key_purpose_and_tenant() {
+    fn a_pseudonym_depends_on_key_purpose_and_scope() {
         let (one, two) = (
             PseudonymKey::derive(&[1; 32]),
             PseudonymKey::derive(&[2; 32]),
@@ -234,6 +281,12 @@ mod tests {
         assert_ne!(base, one.pseudonym(Purpose::Subject, &a, b"x@y.example"));
         assert_ne!(base, one.pseudonym(Purpose::Customer, &b, b"x@y.example"));
         assert!(!base.to_string().contains("x@y"));
+        assert_eq!(Pseudonym::from_bytes(&base.to_bytes()), Some(base));
+        assert_eq!(Pseudonym::from_bytes(&base.to_bytes()[1..]), None);
+        assert_eq!(
+            Pseudonym::from_bytes(&[&base.to_bytes()[..], b"x"].concat()),
+            None
+        );
         let shown = Pseudonym {
             key: [0, 1, 0x9A, 0xFF],
             tag: [0xB0; 16],

@@ -13,6 +13,7 @@ pub mod operation;
 pub mod outbox;
 pub mod redact;
 pub mod segments;
+pub mod store;
 pub mod tenant;
 
 pub mod auth;

@@ -19,6 +19,7 @@ const ORDER: &[&str] = &[
     "clock",
     "operation",
     "outbox",
+    "store",
     "address",
     "tenant",
     "segments",

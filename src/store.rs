@@ -1,0 +1,171 @@
+//! What has to outlive the process: who owns a customer, which tokens were revoked.
+//!
+//! A few tables of small entries behind three calls. Invariant: nothing in it can be read without
+//! `state.key`, and nothing of a person can get in as a key: an entry is found by a [`Pseudonym`],
+//! and its value is sealed together with its table and its key. What an update returned
+//! is on disk. A store that cannot be read is an error, never an empty store.
+
+mod embedded;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, io, path::Path, path::PathBuf, time::Duration};
+
+use thiserror::Error;
+use tokio::time::timeout;
+
+use self::embedded::{Decide, Embedded, Former};
+use crate::ident::Pseudonym;
+
+/// How long an update may take, waiting for its turn included. A disk that takes longer is as good
+/// as gone: the caller fails closed, and the update may still happen.
+const UPDATE_TIME: Duration = Duration::from_secs(10);
+
+/// The size of every value in a table whose absences must not show: where an entry is not there,
+/// another one of the table, or a decoy of this size, is opened in its place.
+pub const EVEN: usize = 72;
+
+/// The state store. A clone is the same store; the last one that goes frees the files.
+#[derive(Clone)]
+pub struct Store(Embedded);
+
+/// The tables there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Which tenant owns a customer.
+    Customers,
+    /// Which tokens are not to be believed any more.
+    Revocations,
+}
+
+impl Table {
+    /// The name in the file; it is sealed into each value too.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Customers => "customers",
+            Self::Revocations => "revocations",
+        }
+    }
+}
+
+/// What an update makes of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Leaves it as it is, or absent.
+    Keep,
+    /// Writes this value.
+    Put(Vec<u8>),
+    /// Removes it.
+    Remove,
+}
+
+/// Why the store could not be asked. The entry is as it was, or an update happened all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// What is stored is not what was written.
+    #[error(
+        "an entry of the state store is damaged; restore the folder `state.path` from a backup"
+    )]
+    Damaged,
+    /// The disk is full or gone, or took too long.
+    #[error("the state store cannot be read or written; look at the disk of `state.path`")]
+    Unavailable,
+}
+
+/// Why there is no store. Each says what to do next; none of them changed anything.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Not a store, or not what was written.
+    #[error(
+        "{} is damaged: restore it from a backup. Without one, move it away; every tenant's customers \
+         then have to be imported again", .0.display()
+    )]
+    Damaged(PathBuf),
+    /// Another process has it.
+    #[error(
+        "{} is in use by another process: stop that one, or set another `state.path`", .0.display()
+    )]
+    InUse(PathBuf),
+    /// The folder or a file in it cannot be had.
+    #[error(
+        "{} cannot be used as the state folder ({source}): give it to this user, or set another \
+         `state.path`", path.display()
+    )]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A newer version wrote it.
+    #[error(
+        "{} was written by a newer version (format {found}, this one knows {}): run that version, or \
+         restore a backup from before it", path.display(), embedded::SCHEMA
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// No cryptography, or no thread.
+    #[error("the system gives no {0}: try again, and look at its limits")]
+    System(&'static str),
+    /// `state.key` is not the one that it was written with.
+    #[error(
+        "`state.key` is not the key that {} was written with: put the former key back, or set another \
+         `state.path` for an empty store", .0.display()
+    )]
+    WrongKey(PathBuf),
+}
+
+impl Store {
+    /// Opens the store in a folder, or makes one where there is none. Waits for the disk; it reads
+    /// all of the file, so that damage shows now and not under a request.
+    pub fn open(folder: &Path, key: &[u8; 32]) -> Result<Self, OpenError> {
+        Embedded::open(folder, key).map(Self)
+    }
+
+    /// The value of one entry.
+    #[expect(
+        clippy::unused_async,
+        reason = "the embedded store answers at once; a store over the network would not"
+    )]
+    pub async fn get(&self, table: Table, key: &Pseudonym) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(table, key)
+    }
+
+    /// Changes entries, and returns what each held before. Each change is atomic; all are durable
+    /// when this returns, and none happened where it returns [`StoreError::Damaged`].
+    ///
+    /// `change` is given an entry's place in `keys` and its value. It may be called more than once
+    /// for the same entry, so it decides by what it is given alone. Once asked for, the update
+    /// happens even if this future is dropped.
+    pub async fn update(
+        &self,
+        table: Table,
+        keys: Vec<Pseudonym>,
+        change: impl Fn(usize, Option<&[u8]>) -> Change + Send + 'static,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let updated = self.0.update(table, keys, Decide(Box::new(change)));
+        let updated = timeout(UPDATE_TIME, updated).await;
+        let Former(former) = updated.unwrap_or(Err(StoreError::Unavailable))?;
+        Ok(former)
+    }
+
+    /// All entries of a table that is known to be small.
+    #[expect(
+        clippy::unused_async,
+        reason = "the embedded store answers at once; a store over the network would not"
+    )]
+    pub async fn scan(&self, table: Table) -> Result<Vec<(Pseudonym, Vec<u8>)>, StoreError> {
+        self.0.scan(table)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}

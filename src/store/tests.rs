@@ -1,0 +1,325 @@
+//! What a store promises, run against each backend, and what the file promises besides.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    panic,
+    path::PathBuf,
+    task::{Context, Waker},
+};
+
+use futures_util::future::join_all;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tempfile::TempDir;
+
+use super::*;
+use crate::ident::{AccountId, PseudonymKey, Purpose};
+
+const KEY: [u8; 32] = [7; 32];
+const CUSTOMERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("customers");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+fn key(name: &str) -> Pseudonym {
+    let account = AccountId::try_from("main").unwrap();
+    PseudonymKey::derive(&KEY).pseudonym(Purpose::Owner, &account, name.as_bytes())
+}
+
+async fn put(store: &Store, name: &str, value: &[u8]) -> Vec<Option<Vec<u8>>> {
+    let value = value.to_vec();
+    let change = move |_, _: Option<&[u8]>| Change::Put(value.clone());
+    store
+        .update(Table::Customers, vec![key(name)], change)
+        .await
+        .unwrap()
+}
+
+async fn get(store: &Store, name: &str) -> Option<Vec<u8>> {
+    store.get(Table::Customers, &key(name)).await.unwrap()
+}
+
+fn count(value: Option<&[u8]>) -> u32 {
+    value.map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().unwrap()))
+}
+
+fn increment(_: usize, value: Option<&[u8]>) -> Change {
+    Change::Put((count(value) + 1).to_le_bytes().to_vec())
+}
+
+/// What every backend has to keep.
+async fn contract(store: Store) {
+    assert_eq!(get(&store, "a").await, None);
+    assert_eq!(put(&store, "a", b"1").await, [None]);
+    assert_eq!(put(&store, "a", b"2").await, [Some(b"1".to_vec())]);
+    assert_eq!(get(&store, "a").await.unwrap(), b"2");
+    // A table of its own.
+    assert_eq!(store.get(Table::Revocations, &key("a")).await, Ok(None));
+    assert_eq!(store.scan(Table::Revocations).await, Ok(vec![]));
+
+    let keep = |_, _: Option<&[u8]>| Change::Keep;
+    let both = vec![key("a"), key("b")];
+    let former = store.update(Table::Customers, both, keep).await;
+    assert_eq!(former, Ok(vec![Some(b"2".to_vec()), None]));
+    assert_eq!(get(&store, "b").await, None);
+
+    // A key that stands there twice is changed twice.
+    let keys = vec![key("n"), key("m"), key("n")];
+    let former = store
+        .update(Table::Customers, keys, increment)
+        .await
+        .unwrap();
+    let former: Vec<u32> = former.iter().map(|value| count(value.as_deref())).collect();
+    assert_eq!(former, [0, 0, 1]);
+    assert_eq!(count(get(&store, "n").await.as_deref()), 2);
+
+    let more = (0..100).map(|_| store.update(Table::Customers, vec![key("n")], increment));
+    let former = join_all(more).await;
+    let mut former: Vec<u32> = former
+        .into_iter()
+        .map(|value| count(value.unwrap()[0].as_deref()))
+        .collect();
+    former.sort_unstable();
+    assert_eq!(former, (2..102).collect::<Vec<u32>>());
+
+    let mut all = store.scan(Table::Customers).await.unwrap();
+    all.sort_by_key(|(key, _)| key.to_bytes());
+    let mut expected = vec![
+        (key("a"), b"2".to_vec()),
+        (key("m"), 1_u32.to_le_bytes().to_vec()),
+        (key("n"), 102_u32.to_le_bytes().to_vec()),
+    ];
+    expected.sort_by_key(|(key, _)| key.to_bytes());
+    assert_eq!(all, expected);
+
+    let remove = |_, _: Option<&[u8]>| Change::Remove;
+    let keys = vec![key("a"), key("b")];
+    store.update(Table::Customers, keys, remove).await.unwrap();
+    assert_eq!(get(&store, "a").await, None);
+
+    // Once asked for, it happens, whoever has left.
+    let mut asked = Box::pin(store.update(Table::Customers, vec![key("left")], increment));
+    assert!(
+        asked
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    );
+    drop(asked);
+    put(&store, "later", b"").await;
+    assert_eq!(count(get(&store, "left").await.as_deref()), 1);
+}
+
+fn folder() -> (TempDir, PathBuf) {
+    let outer = tempfile::tempdir().unwrap();
+    let state = outer.path().join("not/yet/there");
+    (outer, state)
+}
+
+#[tokio::test]
+async fn the_embedded_store_keeps_the_contract() {
+    let (_outer, state) = folder();
+    contract(Store::open(&state, &KEY).unwrap()).await;
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let (_outer, state) = folder();
+    let store = Store::open(&state, &KEY).unwrap();
+    put(&store, "a", b"value").await;
+    drop(store);
+    let store = Store::open(&state, &KEY).unwrap();
+    assert_eq!(get(&store, "a").await.unwrap(), b"value");
+}
+
+#[tokio::test]
+async fn folder_and_files_are_private_and_hold_no_plain_value() {
+    let (_outer, state) = folder();
+    let store = Store::open(&state, &KEY).unwrap();
+    put(&store, "canary-key", b"canary-value-canary-value").await;
+    drop(store);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    for entry in fs::read_dir(&state).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let bytes = fs::read(&path).unwrap();
+        assert!(
+            !bytes.windows(6).any(|w| w == b"canary"),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn two_processes_never_share_a_store() {
+    let (_outer, state) = folder();
+    let store = Store::open(&state, &KEY).unwrap();
+    let again = Store::open(&state, &KEY).unwrap_err();
+    assert!(matches!(again, OpenError::InUse(_)), "{again}");
+    drop(store);
+    assert!(Store::open(&state, &KEY).is_ok());
+}
+
+#[test]
+fn another_key_is_told_from_damage_and_changes_nothing() {
+    let (_outer, state) = folder();
+    drop(Store::open(&state, &KEY).unwrap());
+    let error = Store::open(&state, &[8; 32]).unwrap_err();
+    assert!(matches!(error, OpenError::WrongKey(_)), "{error}");
+    assert!(error.to_string().contains("state.key"));
+    assert!(Store::open(&state, &KEY).is_ok());
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused() {
+    let (_outer, state) = folder();
+    drop(Store::open(&state, &KEY).unwrap());
+    edit(&state, |db| {
+        let transaction = db.begin_write().unwrap();
+        let newer = (embedded::SCHEMA + 1).to_le_bytes();
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert("schema", newer.as_slice()).unwrap();
+        drop(meta);
+        transaction.commit().unwrap();
+    });
+    let error = Store::open(&state, &KEY).unwrap_err();
+    assert!(
+        matches!(error, OpenError::Newer { found: 2, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let outer = tempfile::tempdir().unwrap();
+    fs::write(outer.path().join("file"), "").unwrap();
+    let error = Store::open(&outer.path().join("file/state"), &KEY).unwrap_err();
+    assert!(matches!(error, OpenError::Folder { .. }), "{error}");
+    assert!(error.to_string().contains("file/state"));
+}
+
+#[test]
+fn a_start_that_was_cut_off_leaves_nothing_in_the_way() {
+    let (_outer, state) = folder();
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("state.redb.new"), "half of it").unwrap();
+    assert!(Store::open(&state, &KEY).is_ok());
+    assert!(!state.join("state.redb.new").exists());
+}
+
+#[tokio::test]
+async fn a_value_that_was_moved_is_damage_and_not_an_answer() {
+    let (_outer, state) = folder();
+    let store = Store::open(&state, &KEY).unwrap();
+    put(&store, "mine", b"owner: mine").await;
+    put(&store, "other", b"owner: other").await;
+    drop(store);
+    edit(&state, |db| {
+        let transaction = db.begin_write().unwrap();
+        let mut table = transaction.open_table(CUSTOMERS).unwrap();
+        let (from, to) = (key("mine").to_bytes(), key("other").to_bytes());
+        let value = table.get(&from[..]).unwrap().unwrap().value().to_vec();
+        table.insert(&to[..], value.as_slice()).unwrap();
+        drop(table);
+        transaction.commit().unwrap();
+    });
+    let store = Store::open(&state, &KEY).unwrap();
+    let damaged = Err(StoreError::Damaged);
+    let other = vec![key("other"), key("new")];
+    assert_eq!(store.get(Table::Customers, &key("other")).await, damaged);
+    assert!(store.scan(Table::Customers).await.is_err());
+    // It spoils neither the updates that share its commit nor what it stands beside.
+    let (bad, good) = tokio::join!(
+        store.update(Table::Customers, other, increment),
+        put(&store, "third", b"3"),
+    );
+    assert_eq!((bad, good), (Err(StoreError::Damaged), vec![None]));
+    assert_eq!(get(&store, "new").await, None);
+    assert_eq!(get(&store, "mine").await.unwrap(), b"owner: mine");
+}
+
+/// Whatever is wrong with the file: it opens and answers right, or there is a clear error.
+#[tokio::test]
+async fn damage_never_gives_a_panic_or_a_wrong_value() {
+    let (_outer, state) = folder();
+    let store = Store::open(&state, &KEY).unwrap();
+    let names: Vec<String> = (0..300).map(|n| format!("customer {n}")).collect();
+    let value = |index: usize| vec![u8::try_from(index % 256).unwrap(); EVEN];
+    let keys = names.iter().map(|name| key(name)).collect();
+    let numbered = move |index: usize, _: Option<&[u8]>| Change::Put(value(index));
+    store
+        .update(Table::Customers, keys, numbered)
+        .await
+        .unwrap();
+    drop(store);
+    let file = state.join("state.redb");
+    let sound = fs::read(&file).unwrap();
+    let mut refused = 0;
+    for (what, bytes) in damages(&sound) {
+        fs::write(&file, &bytes).unwrap();
+        let store = match Store::open(&state, &KEY) {
+            Ok(store) => store,
+            Err(OpenError::Damaged(path)) => {
+                refused += 1;
+                assert_eq!(path, file, "{what}");
+                continue;
+            }
+            Err(other) => panic!("{what}: {other}"),
+        };
+        // It was found when it opened, so nothing is wrong under a request.
+        for (index, name) in names.iter().enumerate().step_by(7) {
+            let found = store.get(Table::Customers, &key(name)).await;
+            assert_eq!(found, Ok(Some(value(index))), "{what}");
+        }
+    }
+    assert!(refused > 100, "{refused} refused");
+    fs::write(&file, &sound).unwrap();
+    let store = Store::open(&state, &KEY).unwrap();
+    assert_eq!(get(&store, "customer 0").await, Some(value(0)));
+}
+
+/// Flipped bytes all over what is used, files that were cut, lost pages, another file.
+fn damages(sound: &[u8]) -> impl Iterator<Item = (String, Vec<u8>)> {
+    let used: Vec<usize> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
+    let step = (used.len() / 400).max(1);
+    let flipped: Vec<usize> = used
+        .into_iter()
+        .filter(|at| at % step == 0 || *at < 320)
+        .collect();
+    let flips = flipped.into_iter().map(|at| {
+        let mut bytes = sound.to_vec();
+        bytes[at] ^= 0x55;
+        (format!("flipped at {at}"), bytes)
+    });
+    let end = sound.len();
+    let cuts = [
+        0,
+        1,
+        9,
+        63,
+        64,
+        320,
+        4096,
+        8192,
+        end / 2,
+        end - 4096,
+        end - 1,
+    ];
+    let cuts = cuts
+        .into_iter()
+        .map(|at| (format!("cut to {at}"), sound[..at].to_vec()));
+    let zeroed = (0..end).step_by(4096).take(64).map(move |at| {
+        let mut bytes = sound.to_vec();
+        bytes[at..end.min(at + 4096)].fill(0);
+        (format!("page at {at} zeroed"), bytes)
+    });
+    let foreign = [("no store at all".to_owned(), b"#!/bin/sh\n".repeat(1000))];
+    flips.chain(cuts).chain(zeroed).chain(foreign)
+}
+
+/// Opens the file as whoever has write access to it could.
+fn edit(state: &Path, change: impl FnOnce(&Database)) {
+    let db = Database::open(state.join("state.redb")).unwrap();
+    assert!(db.begin_read().is_ok());
+    change(&db);
+}
