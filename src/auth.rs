@@ -31,6 +31,7 @@ use self::{
     claims::{Claims, Lifetime},
     json::{Object, Value},
     keys::{KeySet, VerifyingKey},
+    permit::{BindRule, Binding},
     token::{BearerToken, UnverifiedHeader},
 };
 use crate::{
@@ -70,6 +71,8 @@ pub struct IssuerSettings {
     pub types: Vec<String>,
     /// The services that its customer-bound tokens may use.
     pub customer_services: Operations,
+    /// Further claims that members of the body must equal.
+    pub bind: Vec<BindRule>,
 }
 
 /// Verifies tokens, and remembers those that were good.
@@ -145,7 +148,7 @@ impl Authenticator {
             issuer: issuer.id.clone(),
             subject: claims.subject,
             operations: claims.operations,
-            customer: claims.customer,
+            bindings: claims.bindings,
             customer_services: issuer.customer_services,
             expires: claims.expires,
             lifetime: claims.lifetime,
@@ -214,7 +217,7 @@ pub struct Caller {
     issuer: IssuerId,
     subject: Option<Box<str>>,
     operations: Operations,
-    customer: Option<Box<str>>,
+    bindings: Box<[Binding]>,
     customer_services: Operations,
     expires: Timestamp,
     lifetime: Lifetime,
@@ -243,7 +246,11 @@ impl Caller {
 
     /// The one customer's email that the token is bound to, if it is.
     pub fn customer(&self) -> Option<&str> {
-        self.customer.as_deref()
+        self.bindings.first().and_then(Binding::email)
+    }
+
+    fn bindings(&self) -> &[Binding] {
+        &self.bindings
     }
 
     /// The services that a token of this issuer may use when it is bound to a customer.

@@ -5,6 +5,7 @@
 //! not, there is no `Config` but a list of every mistake. The only file that reads the process's
 //! environment. It never prints or repeats a secret.
 
+mod bind;
 mod cursor;
 mod destination;
 mod entries;

@@ -72,7 +72,7 @@ impl GatewayError {
             Self::Authenticate(AuthError::Expired) => ErrorCode::ExpiredToken,
             Self::Authenticate(_) => ErrorCode::InvalidToken,
             Self::Authorize(error) => match error {
-                PermitError::CustomerMismatch => ErrorCode::CustomerMismatch,
+                PermitError::CustomerMismatch { .. } => ErrorCode::CustomerMismatch,
                 PermitError::InsufficientScope { .. } => ErrorCode::InsufficientScope,
                 PermitError::ServiceNotAllowed => ErrorCode::ServiceNotAllowed,
             },

@@ -222,6 +222,13 @@ impl<'b> Submission<'b> {
             .chain(status)
     }
 
+    /// The text of the member at this JSON pointer.
+    pub fn text_at(&self, pointer: &str) -> Option<&str> {
+        let reference = self.reference().map(|text| (Field::Reference, text));
+        let mut members = self.target().chain(reference);
+        members.find_map(|(field, text)| (field.pointer() == pointer).then_some(text))
+    }
+
     /// Its images: none, the front, or both.
     pub fn images(&self) -> &[Image<'b>] {
         match self {

@@ -199,7 +199,8 @@ impl Gateway {
             return Err(GatewayError::OverService(self.body.max_lookup_body));
         }
         trail.submitted(&submission);
-        let permit = authorize(caller, &grant.tenant, operation, submission.email())?;
+        let member = |pointer: &str| submission.text_at(pointer);
+        let permit = authorize(caller, &grant.tenant, operation, member)?;
         let sealed = seal(&submission, &permit, &grant.credential);
         Ok(Job {
             sealed,

@@ -101,6 +101,9 @@ fn detail(error: &GatewayError) -> String {
         GatewayError::Authorize(PermitError::InsufficientScope { needed }) => {
             format!("this service needs the scope {needed}")
         }
+        GatewayError::Authorize(PermitError::CustomerMismatch { pointer }) => {
+            format!("use a token that was issued for this value of {pointer}")
+        }
         GatewayError::Body(BodyError::Broken) => "the body ended before its length".to_owned(),
         GatewayError::Body(BodyError::TooLarge { limit }) => {
             format!("a body may have at most {limit} bytes with this token")

@@ -11,21 +11,23 @@ use jiff::Timestamp;
 use super::{
     AuthError, IssuerSettings,
     json::{Object, Value},
+    permit::Binding,
 };
 use crate::{ident::TenantId, operation::Operations};
 
 /// The longest `sub` in bytes: room for what identity providers use, and a bound for the cache.
 pub(super) const MAX_SUBJECT: usize = 512;
 
-/// The longest customer email in bytes (RFC 5321 4.5.3.1.3, without the brackets).
-pub(super) const MAX_CUSTOMER: usize = 254;
+/// The longest value in bytes that a member can be bound to: that of an email address (RFC 5321
+/// 4.5.3.1.3, without the brackets).
+const MAX_BOUND: usize = 254;
 
 /// The claims that matter, checked against the issuer that signed them; times not yet.
 pub(super) struct Claims {
     pub(super) tenant: TenantId,
     pub(super) subject: Option<Box<str>>,
     pub(super) operations: Operations,
-    pub(super) customer: Option<Box<str>>,
+    pub(super) bindings: Box<[Binding]>,
     pub(super) expires: Timestamp,
     pub(super) lifetime: Lifetime,
 }
@@ -38,16 +40,17 @@ impl Claims {
         }
         check_audience(object, &issuer.audiences)?;
         let expires = time(object, "exp")?.ok_or(AuthError::InvalidClaim)?;
+        let issued = time(object, "iat")?;
         let times = Times {
             expires: expires.as_second(),
             not_before: time(object, "nbf")?.map(Timestamp::as_second),
-            issued: time(object, "iat")?.map(Timestamp::as_second),
+            issued: issued.map(Timestamp::as_second),
         };
         Ok(Self {
             tenant: tenant(object, issuer)?,
             subject: text(object, "sub", MAX_SUBJECT)?,
             operations: scopes(object)?,
-            customer: text(object, &issuer.customer_claim, MAX_CUSTOMER)?,
+            bindings: bindings(object, issuer)?,
             expires,
             lifetime: Lifetime::new(&times, issuer.leeway, issuer.max_ttl)?,
         })
@@ -93,6 +96,20 @@ fn text(object: &Object<'_>, name: &str, max: usize) -> Result<Option<Box<str>>,
         Some(text) if (1..=max).contains(&text.len()) => Ok(Some(text.into())),
         Some(_) | None => Err(AuthError::InvalidClaim),
     }
+}
+
+/// What the token is bound to: the customer's email first, which is the built-in rule, then what the
+/// issuer's own rules say.
+fn bindings(object: &Object<'_>, issuer: &IssuerSettings) -> Result<Box<[Binding]>, AuthError> {
+    let customer = text(object, &issuer.customer_claim, MAX_BOUND)?;
+    let mut bindings: Vec<Binding> = customer.map(Binding::customer).into_iter().collect();
+    for rule in &issuer.bind {
+        let value = text(object, &rule.claim, MAX_BOUND)?;
+        if value.is_some() || rule.required {
+            bindings.push(rule.bind(value));
+        }
+    }
+    Ok(bindings.into())
 }
 
 fn tenant(object: &Object<'_>, issuer: &IssuerSettings) -> Result<TenantId, AuthError> {
@@ -153,6 +170,13 @@ impl Lifetime {
             return Err(AuthError::InvalidClaim);
         }
         let (leeway, max_ttl) = (seconds(leeway), seconds(max_ttl));
+        // Refused from the start, and not only until its end has come near: a revocation lasts as
+        // long as a token of this issuer may live.
+        let lives = |issued| times.expires.saturating_sub(issued);
+        let longest = max_ttl.saturating_add(leeway);
+        if times.issued.is_some_and(|issued| lives(issued) > longest) {
+            return Err(AuthError::LivesTooLong);
+        }
         let earlier = |time: Option<i64>| time.map_or(i64::MIN, |t| t.saturating_sub(leeway));
         Ok(Self {
             starts: earlier(times.not_before),
@@ -239,6 +263,20 @@ mod tests {
             let life = Lifetime::new(&times, Duration::from_secs(30), Duration::from_hours(1));
             assert_eq!(life.err(), Some(AuthError::InvalidClaim));
         }
+    }
+
+    #[test]
+    fn a_token_that_lives_too_long_is_refused_however_near_its_end_is() {
+        let of = |issued| {
+            let times = Times {
+                expires: EXP,
+                not_before: None,
+                issued: Some(issued),
+            };
+            Lifetime::new(&times, Duration::from_secs(30), Duration::from_hours(1)).err()
+        };
+        assert_eq!(of(EXP - 3630), None);
+        assert_eq!(of(EXP - 3631), Some(AuthError::LivesTooLong));
     }
 
     #[test]

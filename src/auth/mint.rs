@@ -17,6 +17,7 @@ use super::{
     claims::Claims,
     json::Object,
     keys::{KeyError, SigningKey, VerifyingKey},
+    permit::Binding,
 };
 use crate::{
     ident::TenantId,
@@ -111,7 +112,8 @@ impl Grant<'_> {
         let read = Claims::read(&object, issuer)?;
         read.lifetime.check(now)?;
         // A claim may be configured under a name that a fixed claim has.
-        if read.tenant != *self.tenant || read.customer.as_deref() != self.customer {
+        let customer = read.bindings.first().and_then(Binding::email);
+        if read.tenant != *self.tenant || customer != self.customer {
             return Err(AuthError::InvalidClaim);
         }
         Ok(())

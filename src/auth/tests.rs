@@ -17,7 +17,7 @@ use super::*;
 use crate::operation::Operation;
 
 const NOW: i64 = 1_800_000_000;
-const HS: &str = "https://hs.example/";
+pub(super) const HS: &str = "https://hs.example/";
 const ES: &str = "https://es.example/";
 const RS: &str = "https://rs.example/";
 
@@ -27,19 +27,27 @@ fn now() -> Timestamp {
 
 /// A caller as verification would make it, for the tests of what comes after.
 pub(super) fn caller(scopes: &[Operation], customer: Option<&str>) -> Caller {
-    let claims = Members::good(HS)
+    let mut claims = Members::good(HS)
         .set("tenant", r#""acme""#)
-        .remove("customer_email")
-        .json();
+        .remove("customer_email");
+    if let Some(email) = customer {
+        claims = claims.set("customer_email", &format!("\"{email}\""));
+    }
+    caller_of(&claims, scopes, &hs_issuer())
+}
+
+/// A caller with these claims of this issuer.
+pub(super) fn caller_of(claims: &Members, scopes: &[Operation], issuer: &IssuerSettings) -> Caller {
+    let claims = claims.json();
     let object = Object::parse(claims.as_bytes()).unwrap();
-    let claims = Claims::read(&object, &hs_issuer()).unwrap();
+    let claims = Claims::read(&object, issuer).unwrap();
     Caller {
         tenant: claims.tenant,
-        issuer: IssuerId::try_from("hs").unwrap(),
-        subject: None,
+        issuer: issuer.id.clone(),
+        subject: claims.subject,
         operations: scopes.iter().copied().collect(),
-        customer: customer.map(Into::into),
-        customer_services: customer_services(),
+        bindings: claims.bindings,
+        customer_services: issuer.customer_services,
         expires: claims.expires,
         lifetime: claims.lifetime,
     }
@@ -124,10 +132,11 @@ fn issuer(id: &str, iss: &str, keys: KeySet, tenants: &[&str]) -> IssuerSettings
         max_ttl: Duration::from_hours(1),
         types: vec!["JWT".to_owned(), "at+jwt".to_owned()],
         customer_services: customer_services(),
+        bind: Vec::new(),
     }
 }
 
-fn hs_issuer() -> IssuerSettings {
+pub(super) fn hs_issuer() -> IssuerSettings {
     let keys = KeySet::from_secret(&[Algorithm::HS256], &KEYS.secret).unwrap();
     issuer("hs", HS, keys, &["acme", "initech"])
 }
@@ -150,16 +159,20 @@ fn rs_issuer() -> IssuerSettings {
 }
 
 fn authenticator() -> Authenticator {
-    Authenticator::new(vec![hs_issuer(), es_issuer(), rs_issuer()])
+    of_issuers(vec![hs_issuer(), es_issuer(), rs_issuer()])
+}
+
+fn of_issuers(issuers: Vec<IssuerSettings>) -> Authenticator {
+    Authenticator::new(issuers)
 }
 
 /// A JSON object as a list of raw members, so that a test can write what no serializer would.
 #[derive(Clone)]
-struct Members(Vec<(String, String)>);
+pub(super) struct Members(Vec<(String, String)>);
 
 impl Members {
     /// Claims that pass, for each of the three issuers.
-    fn good(iss: &str) -> Self {
+    pub(super) fn good(iss: &str) -> Self {
         let tenant = match iss {
             ES => "globex",
             RS => "umbrella",
@@ -177,7 +190,7 @@ impl Members {
         Self(vec![]).set("alg", &format!("\"{alg}\""))
     }
 
-    fn set(self, name: &str, raw: &str) -> Self {
+    pub(super) fn set(self, name: &str, raw: &str) -> Self {
         self.remove(name).add(name, raw)
     }
 
@@ -191,7 +204,7 @@ impl Members {
         self
     }
 
-    fn json(&self) -> String {
+    pub(super) fn json(&self) -> String {
         let members: Vec<String> = self
             .0
             .iter()

@@ -13,6 +13,7 @@ use crate::{
         keys::{KeyError, KeySet, SigningKey, parse_algorithm},
     },
     config::{
+        bind,
         cursor::Section,
         entries::{Ids, service},
         field::Field,
@@ -109,6 +110,7 @@ fn issuer(
     let more_services = section
         .optional("customer_services")
         .map_or(Some(Vec::new()), |f| f.list(true, service));
+    let bind = bind::rules(&mut section);
     section.finish();
     let (keys, signing) = keys?;
     let (tenant_claim, customer_claim) = claims?;
@@ -125,6 +127,7 @@ fn issuer(
             max_ttl: max_ttl?,
             types: types?,
             customer_services: customer_services(more_services?),
+            bind: bind?,
         },
         signing,
     })
@@ -279,7 +282,8 @@ fn claims(section: &mut Section<'_>) -> Option<(String, String)> {
     Some((tenant, customer))
 }
 
-fn claim(field: &Field<'_>) -> Option<String> {
+/// The name of a claim that says who or what is meant.
+pub(super) fn claim(field: &Field<'_>) -> Option<String> {
     let name = field.printable()?;
     if RESERVED.contains(&name.as_str()) {
         let problem = "is a claim that means something else";

@@ -86,15 +86,27 @@ impl Field {
     }
 
     /// Where it stands in a request, as a JSON pointer (RFC 6901).
-    pub fn pointer(self) -> String {
-        let parent = if matches!(self, Self::Reference) {
-            ""
-        } else if matches!(self, Self::Front | Self::Back) {
-            "/target/documents"
-        } else {
-            "/target"
-        };
-        format!("{parent}/{}", self.name())
+    pub const fn pointer(self) -> &'static str {
+        match self {
+            Self::Reference => "/reference",
+            Self::Email => "/target/email",
+            Self::Fn => "/target/fn",
+            Self::Ln => "/target/ln",
+            Self::Addr => "/target/addr",
+            Self::City => "/target/city",
+            Self::State => "/target/state",
+            Self::Zip => "/target/zip",
+            Self::Dob => "/target/dob",
+            Self::Phone => "/target/phone",
+            Self::Status => "/target/status",
+            Self::Front => "/target/documents/front",
+            Self::Back => "/target/documents/back",
+        }
+    }
+
+    /// Whether it is a text; the others are images.
+    pub const fn is_text(self) -> bool {
+        !matches!(self, Self::Front | Self::Back)
     }
 
     /// Whether requests to this service may hold it.

@@ -120,7 +120,7 @@ impl Judge<'_> {
         for field in Field::ALL {
             let within = matches!(field, Field::Front | Field::Back);
             if !within && !field.belongs_to(operation) && !document.take(field).is_absent() {
-                self.not_allowed(field.pointer(), operation);
+                self.not_allowed(field.pointer().to_owned(), operation);
             }
         }
     }
@@ -211,7 +211,7 @@ impl Judge<'_> {
 
     fn absent<T>(&mut self, field: Field, required: bool) -> Option<T> {
         if required {
-            self.push(Violation::required(field.pointer()));
+            self.push(Violation::required(field.pointer().to_owned()));
         }
         None
     }
@@ -235,7 +235,7 @@ impl Judge<'_> {
 
     fn flaw(&mut self, field: Field, flaw: Flaw) {
         self.push(Violation {
-            pointer: field.pointer(),
+            pointer: field.pointer().to_owned(),
             code: flaw.code,
             message: flaw.message.into_owned(),
         });

@@ -233,7 +233,7 @@ fn what_is_required_is_configured_but_for_the_email() {
             ..rules()
         };
         let pointer = field.pointer();
-        let expected: &[_] = &[(pointer.as_str(), "required")];
+        let expected: &[_] = &[(pointer, "required")];
         assert_codes(
             &bare,
             &one,
