@@ -1,20 +1,30 @@
-//! The admin listener: is the process alive, does it take requests, what has it counted.
+//! The admin listener: is the process alive, does it take requests, what has it counted; and what
+//! operators ask of it ([`api`]).
 //!
 //! Invariant: nothing here shows a secret or a person. Where a token is configured, everything but
-//! the two probes needs it; the probes say one word.
+//! the two probes needs it.
+
+pub(crate) mod api;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
 };
+use http_body::Body;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
+use self::api::BoxError;
 use crate::{
-    body::ByteBudget, metrics::Levels, segments::Segments, server::ConnectionStats,
+    auth::{register::Register, revocation::request::Terms},
+    body::ByteBudget,
+    metrics::Levels,
+    segments::Segments,
+    server::ConnectionStats,
     trail::Observers,
 };
 
@@ -33,6 +43,10 @@ pub struct Admin {
     pub token: Option<SecretString>,
     /// The counters.
     pub observers: Arc<Observers>,
+    /// The revocations.
+    pub register: Arc<Register>,
+    /// Whom revocations may name.
+    pub terms: Terms,
     /// The bodies held now.
     pub budget: ByteBudget,
     /// The public listener's connections.
@@ -42,32 +56,41 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Answers one request; its body is never read.
-    pub fn answer<B>(&self, request: &Request<B>) -> Response<Segments> {
-        if request.method() != Method::GET {
+    /// Answers one request.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Segments>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        let probe = matches!(path, "/livez" | "/readyz");
+        if !probe && !self.is_allowed(&parts.headers) {
+            let why = "send Authorization: Bearer with the admin token\n";
+            let mut response = text(StatusCode::UNAUTHORIZED, why);
+            let challenge = HeaderValue::from_static(r#"Bearer realm="dcams-gateway admin""#);
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            return response;
+        }
+        if path.starts_with("/api/") {
+            return api::answer(self, &parts, body).await;
+        }
+        if parts.method != Method::GET {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET"));
             return response;
         }
-        match request.uri().path() {
+        match path {
             "/livez" => text(StatusCode::OK, "live\n"),
             "/readyz" if self.draining.is_cancelled() => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }
             "/readyz" => text(StatusCode::OK, "ready\n"),
-            _ if !self.is_allowed(request.headers()) => {
-                let why = "send Authorization: Bearer with the admin token\n";
-                let mut response = text(StatusCode::UNAUTHORIZED, why);
-                let challenge = HeaderValue::from_static(r#"Bearer realm="dcams-gateway admin""#);
-                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-                response
-            }
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics\n",
+                "served here: /livez, /readyz, /metrics, /api/revocations\n",
             ),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     address::Client,
     admin::Admin,
     audit::AuditTrail,
-    auth::Authenticator,
+    auth::{Authenticator, register::Register},
     body::ByteBudget,
     clock,
     config::Config,
@@ -26,6 +26,7 @@ use crate::{
     pipeline::{Gateway, Grant},
     segments::Segments,
     server::{self, ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
+    store::{OpenError, Store, StoreError},
     tenant::Tenant,
     trail::Observers,
     upstream::client::{UpstreamClient, UpstreamError},
@@ -72,12 +73,19 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The state store cannot be read.
+    #[error("{0}")]
+    Read(#[from] StoreError),
+    /// The state store cannot be opened.
+    #[error("{0}")]
+    State(#[from] OpenError),
 }
 
 /// A gateway that is ready to run.
 pub struct App {
     gateway: Arc<Gateway>,
     admin: Arc<Admin>,
+    register: Arc<Register>,
     server: Arc<ServerSettings>,
     connections: Arc<ConnectionStats>,
     draining: CancellationToken,
@@ -90,7 +98,10 @@ impl App {
     ///
     /// # Errors
     /// [`StartError::Client`] where the upstream's TLS roots cannot be used.
-    pub fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
+    pub async fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
+        let store = Store::open(&config.state_path, &config.state_key)?;
+        let register = Register::open(store.clone(), config.pseudonyms.clone(), config.revocations);
+        let register = Arc::new(register.await?);
         let observers = Arc::new(Observers {
             audit: AuditTrail::new(&config.audit_key, edges.audit),
             metrics: Metrics::new(),
@@ -102,6 +113,8 @@ impl App {
         let admin = Admin {
             token: config.admin.token,
             observers: Arc::clone(&observers),
+            register: Arc::clone(&register),
+            terms: config.terms,
             budget: budget.clone(),
             connections: Arc::clone(&connections),
             draining: draining.clone(),
@@ -109,7 +122,7 @@ impl App {
         let gateway = Gateway {
             route: config.route,
             proxies: config.proxies,
-            authenticator: Authenticator::new(config.issuers),
+            authenticator: Authenticator::new(config.issuers, register.list()),
             tenants: grants(config.tenants, &config.accounts, &config.rules),
             body: config.body,
             budget,
@@ -120,6 +133,7 @@ impl App {
         Ok(Self {
             gateway: Arc::new(gateway),
             admin: Arc::new(admin),
+            register,
             server: Arc::new(config.server),
             connections,
             draining,
@@ -133,6 +147,10 @@ impl App {
     /// within `drain_timeout`.
     pub async fn run(self, shutdown: CancellationToken) -> bool {
         let tasks = self.gateway.tasks.clone();
+        // Ends with the admin listener: revocations are taken until the last request has finished.
+        let upkeep = TaskTracker::new();
+        let (admin, admin_stop) = (self.admin, CancellationToken::new());
+        upkeep.spawn(self.register.keep_tidy(admin_stop.clone()));
         let timeout = self.server.drain_timeout;
         let admin_server = ServerSettings {
             protocol: Protocol::Http1,
@@ -141,11 +159,13 @@ impl App {
             max_connections: ADMIN_CONNECTIONS,
             ..ServerSettings::clone(&self.server)
         };
-        let (admin, admin_stop) = (self.admin, CancellationToken::new());
         let operators = server::serve(
             self.admin_listener,
             Arc::new(admin_server),
-            move |request| std::future::ready(admin.answer(&request)),
+            move |request| {
+                let admin = Arc::clone(&admin);
+                async move { admin.answer(request).await }
+            },
             admin_stop.clone(),
             Arc::new(ConnectionStats::default()),
         );

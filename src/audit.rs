@@ -233,7 +233,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::ident::{PseudonymKey, Purpose};
+    use crate::ident::{PseudonymKey, Purpose, TenantId};
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -251,7 +251,7 @@ mod tests {
     fn lines(count: usize) -> (AuditTrail, Vec<String>) {
         let shared = Shared::default();
         let trail = AuditTrail::new(&[7; 32], Box::new(shared.clone()));
-        let tenant = crate::ident::TenantId::try_from("acme").unwrap();
+        let tenant: TenantId = "acme".try_into().unwrap();
         let content = Content {
             service: "getStatus",
             customer: PseudonymKey::derive(&[1; 32]).pseudonym(

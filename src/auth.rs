@@ -10,28 +10,24 @@ mod json;
 pub mod keys;
 pub mod mint;
 pub mod permit;
+pub mod register;
+pub mod revocation;
 pub mod token;
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use http::HeaderMap;
 use jiff::Timestamp;
-use jsonwebtoken::{Validation, errors::ErrorKind};
 use moka::sync::Cache;
-use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use self::{
     claims::{Claims, Lifetime},
     json::{Object, Value},
-    keys::{KeySet, VerifyingKey},
+    keys::KeySet,
     permit::{BindRule, Binding},
+    revocation::{Marks, Named, RevocationList},
     token::{BearerToken, UnverifiedHeader},
 };
 use crate::{
@@ -79,13 +75,14 @@ pub struct IssuerSettings {
 pub struct Authenticator {
     issuers: HashMap<String, IssuerSettings>,
     verified: Cache<[u8; 32], Arc<Caller>>,
+    revoked: RevocationList,
 }
 
 impl Authenticator {
     /// An authenticator for these issuers. Of two with the same `issuer` the first counts (the
     /// configuration refuses such a pair). After a reload there is a new one with an empty memory,
     /// so that a key, tenant or issuer that was taken away is gone at once.
-    pub fn new(settings: Vec<IssuerSettings>) -> Self {
+    pub fn new(settings: Vec<IssuerSettings>, revoked: RevocationList) -> Self {
         let mut issuers = HashMap::with_capacity(settings.len());
         for issuer in settings {
             issuers.entry(issuer.issuer.clone()).or_insert(issuer);
@@ -99,6 +96,7 @@ impl Authenticator {
                 .max_capacity(10_000)
                 .time_to_live(Duration::from_hours(1))
                 .build(),
+            revoked,
         }
     }
 
@@ -109,6 +107,16 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<Arc<Caller>, AuthError> {
         let token = BearerToken::from_headers(headers)?;
+        let caller = self.recognise(token, now)?;
+        // On every request, a remembered token's too.
+        if self.revoked.covers(&caller.marks, now) {
+            return Err(AuthError::Revoked);
+        }
+        Ok(caller)
+    }
+
+    /// Who a token speaks for: remembered from an earlier request, or verified now.
+    fn recognise(&self, token: BearerToken<'_>, now: Timestamp) -> Result<Arc<Caller>, AuthError> {
         // All of the token: a key made of a part of it would let one signature vouch for another.
         let key = sha256(token.as_bytes());
         if let Some(caller) = self.verified.get(&key) {
@@ -139,20 +147,14 @@ impl Authenticator {
             return Err(AuthError::RefusedAlgorithm);
         }
         let key = issuer.keys.find(header.algorithm, header.kid.as_deref());
-        check_signature(token, key.ok_or(AuthError::UnknownKey)?, issuer)?;
-
+        let key = key.ok_or(AuthError::UnknownKey)?;
+        let signed = token.signed().ok_or(AuthError::MalformedToken)?;
+        if !key.has_signed(signed.0, signed.1) {
+            return Err(AuthError::BadSignature);
+        }
         let claims = Claims::read(&claims, issuer)?;
         claims.lifetime.check(now)?;
-        Ok(Caller {
-            tenant: claims.tenant,
-            issuer: issuer.id.clone(),
-            subject: claims.subject,
-            operations: claims.operations,
-            bindings: claims.bindings,
-            customer_services: issuer.customer_services,
-            expires: claims.expires,
-            lifetime: claims.lifetime,
-        })
+        Ok(Caller::new(claims, issuer, header.kid.as_deref()))
     }
 }
 
@@ -161,44 +163,6 @@ impl fmt::Debug for Authenticator {
         f.debug_struct("Authenticator")
             .field("issuers", &self.issuers.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Verifies the signature by a key that is bound to one algorithm; no key of the token's counts.
-fn check_signature(
-    token: BearerToken<'_>,
-    key: &VerifyingKey,
-    issuer: &IssuerSettings,
-) -> Result<(), AuthError> {
-    let validation = Validation {
-        algorithms: vec![key.algorithm()],
-        required_spec_claims: HashSet::from(["exp", "iss", "aud"].map(str::to_owned)),
-        iss: Some(HashSet::from([issuer.issuer.clone()])),
-        aud: Some(issuer.audiences.iter().cloned().collect()),
-        validate_aud: true,
-        sub: None,
-        // Times are checked by `Lifetime` against the caller's `now`, on every use of the token: the
-        // library reads the system clock, once, and knows neither `iat` nor a longest lifetime.
-        validate_exp: false,
-        validate_nbf: false,
-        leeway: 0,
-        reject_tokens_expiring_in_less_than: 0,
-    };
-    match jsonwebtoken::decode::<IgnoredAny>(token.as_bytes(), key.material(), &validation) {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidAudience) => {
-            Err(AuthError::WrongAudience)
-        }
-        // JSON it is, of both parts: what remains is a member of a type that the library minds.
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::MissingRequiredClaim(_) | ErrorKind::Json(_)
-            ) =>
-        {
-            Err(AuthError::InvalidClaim)
-        }
-        Err(_) => Err(AuthError::BadSignature),
     }
 }
 
@@ -221,9 +185,32 @@ pub struct Caller {
     customer_services: Operations,
     expires: Timestamp,
     lifetime: Lifetime,
+    marks: Marks,
 }
 
 impl Caller {
+    fn new(claims: Claims, issuer: &IssuerSettings, kid: Option<&str>) -> Self {
+        let marks = Marks::of(&Named {
+            issuer: &issuer.id,
+            tenant: &claims.tenant,
+            subject: claims.subject.as_deref(),
+            jti: claims.id.as_deref(),
+            kid,
+            issued: claims.issued,
+        });
+        Self {
+            tenant: claims.tenant,
+            issuer: issuer.id.clone(),
+            subject: claims.subject,
+            operations: claims.operations,
+            bindings: claims.bindings,
+            customer_services: issuer.customer_services,
+            expires: claims.expires,
+            lifetime: claims.lifetime,
+            marks,
+        }
+    }
+
     /// The tenant that the call is made for.
     pub const fn tenant(&self) -> &TenantId {
         &self.tenant
@@ -320,6 +307,9 @@ pub enum AuthError {
     /// The header asks for what is not done here: `crit`, `b64`, `enc`, `zip`, a nested token.
     #[error("the token's header asks for what is not supported")]
     RefusedHeader,
+    /// The token was revoked.
+    #[error("the token was revoked")]
+    Revoked,
     /// `typ` is none of the issuer's.
     #[error("the token is of another type")]
     RefusedType,
@@ -356,6 +346,7 @@ impl AuthError {
             Self::RefusedAlgorithm => "refused_algorithm",
             Self::RefusedHeader => "refused_header",
             Self::RefusedType => "refused_type",
+            Self::Revoked => "revoked",
             Self::TooLong => "too_long",
             Self::UnknownIssuer => "unknown_issuer",
             Self::UnknownKey => "unknown_key",

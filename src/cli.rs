@@ -4,6 +4,8 @@
 //! failed, and the last line says what to do next; 2: wrong usage.
 
 pub mod demo;
+mod reach;
+mod revocations;
 mod token;
 
 use std::{
@@ -25,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::{App, Edges, StartError},
-    auth::mint::MintError,
+    auth::{mint::MintError, register::RegisterError},
     clock,
     config::{
         Config, check_clock,
@@ -33,6 +35,7 @@ use crate::{
     },
     outbox::Outbox,
     simulator::{self, SimulatorError, SimulatorSettings},
+    store::{OpenError, StoreError},
     telemetry::{self, TelemetrySettings},
 };
 
@@ -50,6 +53,8 @@ enum Command {
     Check(ConfigArgs),
     /// Run gateway and simulator on loopback, with nothing to prepare
     Demo(demo::DemoArgs),
+    /// Refuse tokens before they expire, list what is refused, or take it back
+    Revocations(revocations::RevocationsArgs),
     /// Run the gateway
     Serve(ConfigArgs),
     /// Run the DCAMS simulator alone
@@ -95,12 +100,24 @@ pub enum CommandError {
         /// What the system said.
         source: io::Error,
     },
+    /// The running gateway could not be asked, or refused.
+    #[error("{0}")]
+    Operator(String),
+    /// The register of revocations was not changed.
+    #[error("{0}")]
+    Register(#[from] RegisterError),
     /// The simulator could not start.
     #[error("{0}")]
     Simulator(#[from] SimulatorError),
     /// The gateway could not start.
     #[error("{0}")]
     Start(#[from] StartError),
+    /// The state store cannot be opened.
+    #[error("{0}")]
+    State(#[from] OpenError),
+    /// The state store cannot be read or written.
+    #[error("{0}")]
+    Store(#[from] StoreError),
     /// No token could be made.
     #[error("no token was made: {0}")]
     Token(#[from] MintError),
@@ -155,6 +172,7 @@ async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), Com
     match command {
         Command::Check(args) => check(&args),
         Command::Demo(args) => demo::run(&args).await,
+        Command::Revocations(args) => revocations::run(args).await,
         Command::Serve(args) => serve(&args, audit).await,
         Command::Simulator(args) => simulate(&args).await,
         Command::Token(args) => token::mint(&args),
@@ -191,13 +209,14 @@ async fn serve(args: &ConfigArgs, audit: &mut Option<Outbox>) -> Result<(), Comm
         let address = listener.local_addr();
         address.map_err(CommandError::io("cannot read a listener's address"))
     };
+    let (public, admin) = (address(&edges.public)?, address(&edges.admin)?);
+    let app = App::build(config, edges).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        server.listen = %address(&edges.public)?,
-        admin.listen = %address(&edges.admin)?,
+        server.listen = %public,
+        admin.listen = %admin,
         "ready"
     );
-    let app = App::build(config, edges)?;
     let finished = app.run(shutdown_on_signal()?).await;
     tracing::info!(finished, "stopped");
     if finished {

@@ -15,6 +15,7 @@ mod issuers;
 mod layers;
 mod listeners;
 pub mod mistake;
+mod revocations;
 mod secret;
 mod sections;
 pub mod units;
@@ -34,15 +35,23 @@ use zeroize::Zeroizing;
 use self::{
     cursor::{Context, Section},
     entries::Common,
+    issuers::Issuer,
     layers::Layers,
     listeners::Server,
     mistake::{Mistake, Mistakes, Report},
-    sections::Limits,
+    sections::{Limits, State},
 };
 use crate::{
     address::TrustedProxies,
     admin::AdminSettings,
-    auth::{IssuerSettings, keys::SigningKey},
+    auth::{
+        IssuerSettings,
+        keys::SigningKey,
+        revocation::{
+            Revocation,
+            request::{IssuerTerms, Terms},
+        },
+    },
     body::BodySettings,
     credential::Account,
     ident::{AccountId, IssuerId, PseudonymKey, TenantId},
@@ -81,10 +90,18 @@ pub struct Config {
     pub signing_keys: HashMap<IssuerId, SigningKey>,
     /// The tenants, no two of them on one account.
     pub tenants: Vec<Tenant>,
+    /// Whom revocations may name.
+    pub terms: Terms,
+    /// The revocations that stand in the configuration.
+    pub revocations: Vec<Revocation>,
     /// How the gateway logs.
     pub telemetry: TelemetrySettings,
     /// What pseudonyms are made with (from `state.key`).
     pub pseudonyms: PseudonymKey,
+    /// What the state store is sealed with.
+    pub state_key: Zeroizing<[u8; 32]>,
+    /// The folder of the state store.
+    pub state_path: PathBuf,
     /// The key of the audit trail.
     pub audit_key: Zeroizing<[u8; 32]>,
     /// What works but is unwise, in the form of mistakes.
@@ -162,6 +179,7 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
     let accounts = entries::open::<AccountId>(context, "accounts", entries("accounts"));
     let issuers = entries::open::<IssuerId>(context, "issuers", entries("issuers"));
     let tenants = entries::open::<TenantId>(context, "tenants", entries("tenants"));
+    let revocations = entries("revocations");
 
     let sections = fixed(Section::root(context, layers.sections));
     let common = Common {
@@ -174,8 +192,10 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
     let listed_accounts = entries::accounts(accounts.sections);
     let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
     let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, common);
+    let terms = terms(listed_issuers.as_deref(), listed_tenants.as_deref());
+    let revocations = revocations::revocations(context, revocations, terms.as_ref());
 
-    let state_key = sections.state_key?;
+    let state = sections.state?;
     let server = sections.server?;
     let body = body(&server, &sections.limits?);
     let mut signing_keys = HashMap::new();
@@ -198,10 +218,27 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
         issuers,
         signing_keys,
         tenants: listed_tenants?,
+        terms: terms?,
+        revocations: revocations?,
         telemetry: sections.telemetry?,
-        pseudonyms: PseudonymKey::derive(&state_key),
+        pseudonyms: PseudonymKey::derive(&state.key),
+        state_key: state.key,
+        state_path: state.path,
         audit_key: sections.audit_key?,
         warnings: Vec::new(),
+    })
+}
+
+/// Whom revocations may name: every issuer and tenant.
+fn terms(issuers: Option<&[Issuer]>, tenants: Option<&[Tenant]>) -> Option<Terms> {
+    let of_issuer = |issuer: &Issuer| IssuerTerms {
+        id: issuer.settings.id.clone(),
+        max_ttl: issuer.settings.max_ttl,
+        leeway: issuer.settings.leeway,
+    };
+    Some(Terms {
+        issuers: issuers?.iter().map(of_issuer).collect(),
+        tenants: tenants?.iter().map(|tenant| tenant.id.clone()).collect(),
     })
 }
 
@@ -212,7 +249,7 @@ struct Fixed {
     upstream: Option<UpstreamSettings>,
     limits: Option<Limits>,
     rules: Option<Rules>,
-    state_key: Option<Zeroizing<[u8; 32]>>,
+    state: Option<State>,
     audit_key: Option<Zeroizing<[u8; 32]>>,
     telemetry: Option<TelemetrySettings>,
 }
@@ -225,8 +262,9 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let upstream = destination::upstream(root.section("upstream"));
     let limits = sections::limits(root.section("limits"));
     let rules = sections::validation(root.section("validation"), limits.as_ref());
-    let state_key = sections::state(root.section("state"));
-    let audit_key = sections::audit(root.section("audit"), state_key.as_deref());
+    let state = sections::state(root.section("state"));
+    let state_key = state.as_ref().map(|state| &*state.key);
+    let audit_key = sections::audit(root.section("audit"), state_key);
     let telemetry = sections::telemetry(root.section("telemetry"));
     root.known(&layers::LISTS);
     root.finish();
@@ -236,7 +274,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         upstream,
         limits,
         rules,
-        state_key,
+        state,
         audit_key,
         telemetry,
     }

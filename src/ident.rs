@@ -3,9 +3,15 @@
 //! Invariant: a value of these types is already valid. Nothing here holds a person's data; a person
 //! appears only as a [`Pseudonym`], which needs the key to be made and cannot be turned back.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 use aws_lc_rs::hmac;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -32,6 +38,20 @@ macro_rules! name {
 
             fn try_from(text: &str) -> Result<Self, InvalidName> {
                 is_name(text).then(|| Self(text.into())).ok_or(InvalidName)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                // The message is that of `InvalidName`, which repeats nothing of the text.
+                let text = Cow::<str>::deserialize(deserializer)?;
+                Self::try_from(text.as_ref()).map_err(de::Error::custom)
             }
         }
 
@@ -112,6 +132,8 @@ pub enum Purpose {
     Owner,
     /// A caller's reference in an audit event.
     Reference,
+    /// What a revocation covers, as its entry's name.
+    Revocation,
     /// A token's subject in an audit event.
     Subject,
 }
@@ -122,6 +144,7 @@ impl Purpose {
             Self::Customer => b"customer",
             Self::Owner => b"owner",
             Self::Reference => b"reference",
+            Self::Revocation => b"revocation",
             Self::Subject => b"subject",
         }
     }
@@ -130,6 +153,11 @@ impl Purpose {
 /// Within what one value has one pseudonym: a name, so that it holds no NUL.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a>(&'a str);
+
+impl Scope<'_> {
+    /// The whole gateway; no name is empty.
+    pub const GATEWAY: Self = Self("");
+}
 
 impl<'a> From<&'a TenantId> for Scope<'a> {
     fn from(tenant: &'a TenantId) -> Self {
@@ -238,6 +266,42 @@ pub fn hex(bytes: &[u8], text: &mut [u8]) {
     for (byte, digits) in bytes.iter().zip(text.chunks_exact_mut(2)) {
         digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xF)]);
     }
+}
+
+impl FromStr for Pseudonym {
+    type Err = InvalidPseudonym;
+
+    /// Reads what `Display` wrote.
+    fn from_str(text: &str) -> Result<Self, InvalidPseudonym> {
+        let (key, tag) = text.split_once(':').ok_or(InvalidPseudonym)?;
+        Ok(Self {
+            key: unhex(key).ok_or(InvalidPseudonym)?,
+            tag: unhex(tag).ok_or(InvalidPseudonym)?,
+        })
+    }
+}
+
+/// A text that is no pseudonym's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("expected 8 and 32 hexadecimal digits with a colon between them")]
+pub struct InvalidPseudonym;
+
+/// The bytes of exactly as many lower-case hexadecimal digits.
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let mut bytes = [0; N];
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
 }
 
 impl fmt::Debug for Pseudonym {

@@ -18,6 +18,9 @@ use crate::{ident::TenantId, operation::Operations};
 /// The longest `sub` in bytes: room for what identity providers use, and a bound for the cache.
 pub(super) const MAX_SUBJECT: usize = 512;
 
+/// The longest `jti` in bytes.
+pub(super) const MAX_ID: usize = 256;
+
 /// The longest value in bytes that a member can be bound to: that of an email address (RFC 5321
 /// 4.5.3.1.3, without the brackets).
 const MAX_BOUND: usize = 254;
@@ -26,8 +29,10 @@ const MAX_BOUND: usize = 254;
 pub(super) struct Claims {
     pub(super) tenant: TenantId,
     pub(super) subject: Option<Box<str>>,
+    pub(super) id: Option<Box<str>>,
     pub(super) operations: Operations,
     pub(super) bindings: Box<[Binding]>,
+    pub(super) issued: Option<Timestamp>,
     pub(super) expires: Timestamp,
     pub(super) lifetime: Lifetime,
 }
@@ -49,8 +54,10 @@ impl Claims {
         Ok(Self {
             tenant: tenant(object, issuer)?,
             subject: text(object, "sub", MAX_SUBJECT)?,
+            id: text(object, "jti", MAX_ID)?,
             operations: scopes(object)?,
             bindings: bindings(object, issuer)?,
+            issued,
             expires,
             lifetime: Lifetime::new(&times, issuer.leeway, issuer.max_ttl)?,
         })

@@ -40,17 +40,9 @@ pub(super) fn caller(scopes: &[Operation], customer: Option<&str>) -> Caller {
 pub(super) fn caller_of(claims: &Members, scopes: &[Operation], issuer: &IssuerSettings) -> Caller {
     let claims = claims.json();
     let object = Object::parse(claims.as_bytes()).unwrap();
-    let claims = Claims::read(&object, issuer).unwrap();
-    Caller {
-        tenant: claims.tenant,
-        issuer: issuer.id.clone(),
-        subject: claims.subject,
-        operations: scopes.iter().copied().collect(),
-        bindings: claims.bindings,
-        customer_services: issuer.customer_services,
-        expires: claims.expires,
-        lifetime: claims.lifetime,
-    }
+    let mut caller = Caller::new(Claims::read(&object, issuer).unwrap(), issuer, None);
+    caller.operations = scopes.iter().copied().collect();
+    caller
 }
 
 /// Every kind of key, made once for all tests.
@@ -163,7 +155,7 @@ fn authenticator() -> Authenticator {
 }
 
 fn of_issuers(issuers: Vec<IssuerSettings>) -> Authenticator {
-    Authenticator::new(issuers)
+    Authenticator::new(issuers, RevocationList::default())
 }
 
 /// A JSON object as a list of raw members, so that a test can write what no serializer would.
@@ -366,11 +358,13 @@ fn every_reason_is_a_word_of_its_own() {
         AuthError::RefusedAlgorithm,
         AuthError::RefusedHeader,
         AuthError::RefusedType,
+        AuthError::Revoked,
         AuthError::TooLong,
         AuthError::UnknownIssuer,
         AuthError::UnknownKey,
         AuthError::WrongAudience,
     ];
-    let words: HashSet<&str> = reasons.iter().map(|reason| reason.reason()).collect();
+    let words: std::collections::HashSet<&str> =
+        reasons.iter().map(|reason| reason.reason()).collect();
     assert_eq!(words.len(), reasons.len());
 }

@@ -67,6 +67,13 @@ impl<'a> BearerToken<'a> {
         }
         Ok((decode(header)?, decode(payload)?))
     }
+
+    /// What was signed, and the signature as text.
+    pub(super) fn signed(self) -> Option<(&'a [u8], &'a str)> {
+        let text = str::from_utf8(self.0).ok()?;
+        let (message, signature) = text.rsplit_once('.')?;
+        Some((message.as_bytes(), signature))
+    }
 }
 
 impl fmt::Debug for BearerToken<'_> {

@@ -61,7 +61,7 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CommandError> {
     let config = Config::load(&[stage.config()], environment.into_iter())?;
     telemetry::install(config.telemetry).map_err(CommandError::io("cannot start the log"))?;
     let tokens = Stage::tokens(&config)?;
-    let app = App::build(config, edges)?;
+    let app = App::build(config, edges).await?;
 
     let tasks = TaskTracker::new();
     let served = tasks.spawn(app.run(shutdown.clone()));

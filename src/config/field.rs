@@ -11,6 +11,7 @@ use std::{
 };
 
 use config::{Value, ValueKind};
+use jiff::Timestamp;
 
 use crate::{
     address::{Network, NetworkError},
@@ -114,6 +115,11 @@ impl<'a> Field<'a> {
         name
     }
 
+    /// Whether it is this text.
+    pub(super) fn is(&self, word: &str) -> bool {
+        matches!(&self.value.kind, ValueKind::String(text) if text == word)
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let words = choices.iter().map(|(word, _)| *word);
@@ -149,6 +155,18 @@ impl<'a> Field<'a> {
             );
         }
         address
+    }
+
+    /// An instant of time.
+    pub(super) fn instant(&self) -> Option<Timestamp> {
+        let instant = self.text()?.parse().ok();
+        if instant.is_none() {
+            self.mistake(
+                "is not an instant (RFC 3339)",
+                "write it as \"2026-11-23T08:00:00Z\"",
+            );
+        }
+        instant
     }
 
     /// A network in prefix notation, or one address.
@@ -311,7 +329,7 @@ impl<'a> Field<'a> {
     pub(super) fn path(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if text.is_empty() {
-            self.mistake("is empty", "write the path of a file");
+            self.mistake("is empty", "write a path");
             return None;
         }
         Some(self.folder().join(text))

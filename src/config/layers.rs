@@ -2,7 +2,7 @@
 //! then the environment.
 //!
 //! Invariant: every value keeps the name of the file or variable that it came from. A later layer
-//! replaces a value, except that the lists `accounts`, `issuers` and `tenants` grow. Nothing of a
+//! replaces a value, except that the lists (`accounts`, `issuers`, …) grow. Nothing of a
 //! file's content is ever quoted.
 
 use std::{
@@ -24,7 +24,7 @@ pub(super) const DEFAULTS: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml"));
 
 /// The tables whose entries add up over files.
-pub(super) const LISTS: [&str; 3] = ["accounts", "issuers", "tenants"];
+pub(super) const LISTS: [&str; 4] = ["accounts", "issuers", "revocations", "tenants"];
 
 /// Secret references: one in a later layer replaces the one before as a whole, because `file` from
 /// one layer beside `env` from another would be neither.

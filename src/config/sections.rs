@@ -3,7 +3,7 @@
 //! Invariant: limits that contradict each other do not leave here, and the two keys differ. The
 //! defaults stand in `config/default.toml`, not here.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use tracing::Level;
 use zeroize::Zeroizing;
@@ -104,12 +104,36 @@ pub(super) fn validation(mut section: Section<'_>, limits: Option<&Limits>) -> O
     })
 }
 
-/// Reads `[state]`: the key that pseudonyms are derived from.
-pub(super) fn state(mut section: Section<'_>) -> Option<Zeroizing<[u8; 32]>> {
-    section.unavailable(&["backend", "path", "redis"]);
+/// What `[state]` says.
+pub(super) struct State {
+    pub(super) key: Zeroizing<[u8; 32]>,
+    pub(super) path: PathBuf,
+}
+
+/// Reads `[state]`: where the state is kept, and the key that it is sealed and people are turned
+/// into pseudonyms with.
+pub(super) fn state(mut section: Section<'_>) -> Option<State> {
+    section.unavailable(&["redis"]);
+    let backend = section.required("backend");
+    let redis = backend.as_ref().is_some_and(|f| f.is("redis"));
+    let backend = match backend {
+        Some(field) if redis => {
+            field.mistake("is not available in this version", "write \"embedded\"");
+            None
+        }
+        field => field?.choice(&[("embedded", ())]),
+    };
+    // Not a layer's default: that would be relative to a file which does not name it.
+    let path = section
+        .optional("path")
+        .map_or_else(|| Some(PathBuf::from("state")), |f| f.path());
     let key = secret::key(&mut section, "key");
     section.finish();
-    key
+    backend?;
+    Some(State {
+        key: key?,
+        path: path?,
+    })
 }
 
 /// Reads `[audit]`: the key of the audit trail, which must not be that of `[state]`.

@@ -17,7 +17,7 @@ use base64::{
 };
 use bytes::Bytes;
 use dcams_gateway::{
-    auth::{self, Authenticator, mint::Grant},
+    auth::{self, Authenticator, mint::Grant, revocation::RevocationList},
     clock,
     config::Config,
     operation::Operation::{self, *},
@@ -897,7 +897,7 @@ async fn debug_shows_no_secret_and_no_person() {
     );
     let mut headers = http::HeaderMap::new();
     headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-    let authenticator = Authenticator::new(config.issuers);
+    let authenticator = Authenticator::new(config.issuers, RevocationList::default());
     let caller = authenticator.authenticate(&headers, clock::now()).unwrap();
     write!(shown, "{authenticator:#?} {caller:#?}").unwrap();
     assert_eq!(

@@ -29,6 +29,8 @@ pub const EMAIL: &str = "jane.specimen@example.com";
 /// The gateway's credential at the simulator.
 pub const USER: &str = "gateway-api-user@veratad.example";
 pub const PASS: &str = "Gateway-\"Secret\\Pass\u{2028}phrase-0815";
+/// The secret of the demo's issuer.
+pub const ISSUER_KEY: &str = "an-issuer-key-of-32-bytes-or-more";
 /// The user of a second account, for a second tenant.
 pub const OTHER_USER: &str = "other-api-user@veratad.example";
 /// That tenant, which sees all fields; the second in the configuration, as is its issuer.
@@ -182,7 +184,7 @@ impl World {
             edges.admin.local_addr().unwrap(),
         );
         let shutdown = CancellationToken::new();
-        let app = App::build(config, edges).unwrap();
+        let app = App::build(config, edges).await.unwrap();
         tokio::spawn(app.run(shutdown.clone()));
         Self {
             simulator,
@@ -324,7 +326,7 @@ pub fn write_secrets(folder: &Path) {
         ("closed-user", "closed-api-user@veratad.example"),
         ("state.key", &BASE64_STANDARD.encode(KEYS[0])),
         ("audit.key", &BASE64_STANDARD.encode(KEYS[1])),
-        ("issuer.key", "an-issuer-key-of-32-bytes-or-more"),
+        ("issuer.key", ISSUER_KEY),
     ] {
         fs::write(folder.join(name), content).unwrap();
     }

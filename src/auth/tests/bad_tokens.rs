@@ -165,7 +165,7 @@ fn a_token_elsewhere_than_in_authorization_does_not_exist() {
 fn an_issuer_that_lists_at_jwt_alone_refuses_untyped_tokens() {
     let mut issuer = hs_issuer();
     issuer.types = vec!["at+jwt".to_owned()];
-    let authenticator = Authenticator::new(vec![issuer]);
+    let authenticator = of_issuers(vec![issuer]);
     let typed = Members::header("HS256").set("typ", r#""at+jwt""#);
     assert!(
         authenticator
@@ -184,7 +184,7 @@ fn an_issuer_that_lists_at_jwt_alone_refuses_untyped_tokens() {
 proptest! {
     #[test]
     fn random_bytes_never_authenticate(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let authenticator = Authenticator::new(vec![hs_issuer()]);
+        let authenticator = of_issuers(vec![hs_issuer()]);
         for prefix in [&b""[..], b"Bearer ", b"Bearer eyJhbGciOiJIUzI1NiJ9."] {
             let value = [prefix, &bytes].concat();
             if let Ok(value) = HeaderValue::from_bytes(&value) {
@@ -201,7 +201,7 @@ proptest! {
         claims in proptest::collection::vec(any::<u8>(), 0..200),
         text in "[ -~]{0,80}",
     ) {
-        let authenticator = Authenticator::new(vec![hs_issuer()]);
+        let authenticator = of_issuers(vec![hs_issuer()]);
         let good_header = Members::header("HS256").json();
         for (header, claims) in [
             (&header[..], &claims[..]),
@@ -215,7 +215,7 @@ proptest! {
 
     #[test]
     fn a_good_token_with_any_byte_changed_is_bad(place in any::<prop::sample::Index>(), byte in 33u8..127) {
-        let authenticator = Authenticator::new(vec![hs_issuer()]);
+        let authenticator = of_issuers(vec![hs_issuer()]);
         let mut token = good().into_bytes();
         authenticator.authenticate(&bearer(&good()), now()).unwrap();
         let place = place.index(token.len());

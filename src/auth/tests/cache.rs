@@ -111,7 +111,7 @@ fn a_key_or_tenant_that_a_reload_took_away_is_refused_at_once() {
     let token = bearer(&good());
     assert!(authenticator().authenticate(&token, now()).is_ok());
     let refuse = |issuer: IssuerSettings| {
-        let authenticator = Authenticator::new(vec![issuer]);
+        let authenticator = of_issuers(vec![issuer]);
         authenticator.authenticate(&token, now()).err()
     };
     let mut issuer = hs_issuer();
@@ -128,7 +128,7 @@ fn the_memory_is_bounded() {
     let authenticator = authenticator();
     assert_eq!(authenticator.verified.policy().max_capacity(), Some(10_000));
     for number in 0..10_100 {
-        let claims = Members::good(HS).set("jti", &number.to_string());
+        let claims = Members::good(HS).set("jti", &format!("\"{number}\""));
         let headers = bearer(&hs_claims(&claims));
         assert!(authenticator.authenticate(&headers, now()).is_ok());
     }

@@ -57,7 +57,7 @@ fn only_the_configured_algorithm_with_its_own_key_passes() {
     let mut passed = Vec::new();
     for configured in ALL {
         for issuer in issuers(configured) {
-            let authenticator = Authenticator::new(vec![issuer]);
+            let authenticator = of_issuers(vec![issuer]);
             for (signed, claimed) in ALL.iter().flat_map(|s| ALL.iter().map(move |c| (*s, *c))) {
                 let token = token(claimed, &signing_key(signed), algorithm(signed));
                 let result = authenticator.authenticate(&bearer(&token), now());
@@ -94,7 +94,7 @@ fn no_form_of_a_public_key_serves_as_a_secret() {
             vec![],
         ];
         for issuer in issuers(configured) {
-            let authenticator = Authenticator::new(vec![issuer]);
+            let authenticator = of_issuers(vec![issuer]);
             for form in &forms {
                 for hmac in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
                     let key = EncodingKey::from_secret(form);
@@ -118,7 +118,7 @@ fn one_key_may_serve_several_algorithms_when_all_are_listed() {
         KeySet::from_public_pem(&algorithms, pem.as_bytes()).unwrap(),
         KeySet::from_jwks(&algorithms, &set).unwrap(),
     ] {
-        let authenticator = Authenticator::new(vec![issuer("hs", HS, keys, &["acme"])]);
+        let authenticator = of_issuers(vec![issuer("hs", HS, keys, &["acme"])]);
         for name in ALL {
             let token = token(name, &signing_key(name), algorithm(name));
             let result = authenticator.authenticate(&bearer(&token), now());

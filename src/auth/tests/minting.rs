@@ -40,7 +40,7 @@ fn a_minted_token_names_the_key_that_verifies_it() {
         let mut issuer = es_issuer();
         issuer.types = vec!["at+jwt".to_owned()];
         let token = grant(&globex).mint(&issuer, &key, now()).unwrap();
-        let authenticator = Authenticator::new(vec![issuer]);
+        let authenticator = of_issuers(vec![issuer]);
         assert!(authenticator.authenticate(&bearer(&token), now()).is_ok());
     }
 }
