@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod endpoint;
 pub mod ident;
 pub mod operation;
 pub mod outbox;
@@ -15,6 +16,7 @@ pub mod redact;
 pub mod segments;
 pub mod store;
 pub mod tenant;
+pub mod tls;
 
 pub mod auth;
 pub mod body;

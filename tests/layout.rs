@@ -23,6 +23,8 @@ const ORDER: &[&str] = &[
     "address",
     "tenant",
     "segments",
+    "endpoint",
+    "tls",
     "route",
     "auth",
     "body",

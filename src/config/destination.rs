@@ -1,11 +1,11 @@
-//! The section of where requests go: `[upstream]`.
+//! The section of where requests go: `[upstream]`; and what every URL that is called has in common.
 //!
-//! Invariant: the credential travels over TLS, or not beyond this machine. The URL is never
-//! repeated in a mistake, because a password may have been put into it.
+//! Invariant: the credential travels over TLS, or not beyond this machine. A URL is never repeated
+//! in a mistake, because a password may have been put into it.
 
-use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
-use http::{Uri, uri::Scheme};
+use http::Uri;
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
@@ -15,6 +15,7 @@ use crate::{
         field::Field,
         units::{GIB, KIB},
     },
+    endpoint::{Endpoint, EndpointError},
     route::STORAGE_PATH,
     upstream::client::UpstreamSettings,
 };
@@ -57,51 +58,38 @@ pub(super) fn upstream(mut section: Section<'_>) -> Option<UpstreamSettings> {
 
 fn url(field: &Field<'_>) -> Option<Uri> {
     const EXAMPLE: &str = "write it as \"https://dcams.app/v3/stable/api/storage\"";
-    let text = field.text()?;
-    let uri: Option<Uri> = text.parse().ok();
-    let parts = uri
-        .as_ref()
-        .and_then(|u| Some((u.scheme()?, u.authority()?, u.host()?)));
-    let Some((scheme, authority, host)) = parts else {
-        field.mistake("is not an absolute URL", EXAMPLE);
-        return None;
-    };
-    if authority.as_str().contains('@') {
-        let problem = "holds a user name or password";
-        field.mistake(problem, "remove it; credentials stand under [[accounts]]");
-        return None;
-    }
-    // The parser drops a fragment silently, so the text itself is asked.
-    if text.contains(['?', '#']) {
-        field.mistake("has a query or a fragment", EXAMPLE);
-        return None;
-    }
-    if host.is_empty() || authority.port_u16() == Some(0) || authority.as_str().ends_with(':') {
-        field.mistake("has no usable host and port", EXAMPLE);
-        return None;
-    }
-    let plain = *scheme == Scheme::HTTP && is_loopback(host);
-    if *scheme != Scheme::HTTPS && !plain {
-        field.mistake(
-            "is neither https nor plain http to a loopback address",
-            "use https: the credential travels in the body",
-        );
+    let secure = "use https: the credential travels in the body";
+    let endpoint = endpoint(field, EXAMPLE, secure)?;
+    if endpoint.has_query() {
+        field.mistake(EndpointError::Query.to_string(), EXAMPLE);
         return None;
     }
     // DCAMS has one path. Another server's 404 would read as "no such customer".
-    if !text.ends_with(STORAGE_PATH) {
+    if !field.text()?.ends_with(STORAGE_PATH) {
         field.warning("does not end in the vendor's path", EXAMPLE);
     }
-    uri
+    Some(endpoint.uri().clone())
 }
 
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let ip: Option<IpAddr> = bare.parse().ok();
-    ip.is_some_and(|ip| ip.to_canonical().is_loopback()) || host.eq_ignore_ascii_case("localhost")
+/// A URL that the gateway calls; `secure` says why it must be https.
+pub(super) fn endpoint(field: &Field<'_>, example: &str, secure: &str) -> Option<Endpoint> {
+    let result = Endpoint::parse(field.text()?);
+    if let Err(error) = result {
+        let mend = match error {
+            EndpointError::Insecure => secure,
+            EndpointError::Userinfo => "remove it; a URL is no place for a secret",
+            EndpointError::Fragment
+            | EndpointError::NoHost
+            | EndpointError::NotAbsolute
+            | EndpointError::Query => example,
+        };
+        field.mistake(error.to_string(), mend);
+    }
+    result.ok()
 }
 
-fn roots(field: &Field<'_>) -> Option<Vec<CertificateDer<'static>>> {
+/// The certificates of a PEM file, each fit to be trusted as a root.
+pub(super) fn roots(field: &Field<'_>) -> Option<Vec<CertificateDer<'static>>> {
     const MEND: &str = "put one or more CA certificates there, in PEM";
     let content = field.content()?;
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();

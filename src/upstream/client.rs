@@ -22,11 +22,11 @@ use tokio::time::timeout;
 
 use super::{
     UpstreamReply,
-    connect::{ConnectError, Connector, UnusableRoot},
+    connect::{ConnectError, Connector},
     seal::SealedRequest,
     verdict,
 };
-use crate::segments::Segments;
+use crate::{segments::Segments, tls::UnusableRoot};
 
 /// An answer's headers are read into memory: at most this many, and this many bytes of them.
 const MAX_HEADERS: usize = 64;

@@ -7,7 +7,6 @@ use std::{
     error::Error,
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,9 +17,11 @@ use hyper_util::client::legacy::connect::{
     HttpConnector,
     dns::{GaiAddrs, GaiResolver, Name},
 };
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer};
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use tower_service::Service;
+
+use crate::tls::{self, UnusableRoot};
 
 /// Why no connection was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -45,11 +46,6 @@ pub enum ConnectError {
     Tls,
 }
 
-/// The roots that the upstream's certificate may chain to cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("an extra root certificate is not usable")]
-pub struct UnusableRoot;
-
 type Inner = HttpsConnector<HttpConnector<Resolver>>;
 
 /// hyper's connector within `connect_timeout`.
@@ -70,7 +66,8 @@ impl Connector {
         tcp.enforce_http(false);
         // A request is written in one go: waiting to fill a packet would only delay its end.
         tcp.set_nodelay(true);
-        let builder = HttpsConnectorBuilder::new().with_tls_config(tls_config(https, roots)?);
+        let builder =
+            HttpsConnectorBuilder::new().with_tls_config(tls::client_config(https, roots)?);
         let builder = if https {
             builder.https_only()
         } else {
@@ -106,32 +103,6 @@ impl Service<Uri> for Connector {
     }
 }
 
-fn tls_config(
-    https: bool,
-    extra: &[CertificateDer<'static>],
-) -> Result<ClientConfig, UnusableRoot> {
-    let mut roots = RootCertStore::empty();
-    if https {
-        let system = rustls_native_certs::load_native_certs().certs;
-        let (usable, _) = roots.add_parsable_certificates(system);
-        if usable == 0 {
-            // A minimal image has no certificate store of its own.
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
-    }
-    for root in extra {
-        roots.add(root.clone()).map_err(|_error| UnusableRoot)?;
-    }
-    // The provider is named, not taken from the process: another part's choice, or none at all,
-    // must not decide what protects the credential.
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|_error| UnusableRoot)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
-}
-
 /// The operating system's name lookup, with an error that can be told from a connection's.
 #[derive(Clone)]
 pub(super) struct Resolver(GaiResolver);
@@ -155,11 +126,9 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Finds the kind of failure in a chain of errors, whose texts are the libraries' own and are never
-/// read.
+/// Finds the kind of failure in a chain of errors.
 fn classify(error: &(dyn Error + 'static)) -> ConnectError {
-    let mut next = Some(error);
-    while let Some(error) = next {
+    for error in tls::causes(error) {
         if error.is::<NotResolved>() {
             return ConnectError::Resolve;
         }
@@ -170,11 +139,6 @@ fn classify(error: &(dyn Error + 'static)) -> ConnectError {
         if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
             return ConnectError::Refused;
         }
-        // An io::Error's `source` skips the error that it wraps.
-        next = match io.and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
     }
     ConnectError::Failed
 }
