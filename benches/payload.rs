@@ -19,9 +19,13 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use dcams_gateway::{
     address::AddressRules,
     auth::{
-        Authenticator, IssuerSettings, install_crypto,
+        Authenticator, IssuerSettings,
+        dpop::{DpopRules, DpopSettings, NonceKey, ProofChecker},
+        install_crypto,
+        jwks::KeySource,
         keys::{KeySet, SigningKey},
         permit::{Permit, authorize},
+        revocation::RevocationList,
     },
     clock,
     credential::Credential,
@@ -34,7 +38,8 @@ use dcams_gateway::{
     tenant::{Country, Disclosure, Tenant},
     upstream::seal::{SealedRequest, seal},
 };
-use http::{HeaderMap, header::AUTHORIZATION};
+use futures_util::FutureExt;
+use http::header::AUTHORIZATION;
 use jiff::{
     Timestamp,
     civil::{Date, date},
@@ -212,11 +217,12 @@ fn credential() -> Arc<Credential> {
 fn permit() -> Permit {
     install_crypto();
     let secret = [7; 32];
+    let keys = KeySet::from_secret(&[Algorithm::HS256], &secret).expect("a secret");
     let issuer = IssuerSettings {
         id: IssuerId::try_from("bench").expect("a name"),
         issuer: "bench".to_owned(),
         audiences: vec!["bench".to_owned()],
-        keys: KeySet::from_secret(&[Algorithm::HS256], &secret).expect("a secret"),
+        keys: KeySource::Fixed(keys),
         tenants: vec![TenantId::try_from("acme").expect("a name")],
         tenant_claim: "tenant".to_owned(),
         customer_claim: "customer_email".to_owned(),
@@ -224,6 +230,12 @@ fn permit() -> Permit {
         max_ttl: Duration::from_hours(1),
         types: vec!["JWT".to_owned()],
         customer_services: Operations::default(),
+        dpop: DpopRules {
+            required: false,
+            max_age: Duration::ZERO,
+            nonce: false,
+        },
+        bind: Vec::new(),
     };
     let now = Timestamp::UNIX_EPOCH;
     let token = SigningKey::from_secret(Algorithm::HS256, &secret)
@@ -234,11 +246,17 @@ fn permit() -> Permit {
             }))
         })
         .expect("a token");
-    let mut headers = HeaderMap::new();
-    let value = format!("Bearer {token}").parse().expect("a header value");
-    headers.insert(AUTHORIZATION, value);
-    let caller = Authenticator::new(vec![issuer])
-        .authenticate(&headers, now)
+    let request = http::Request::post("/").header(AUTHORIZATION, format!("Bearer {token}"));
+    let (parts, ()) = request.body(()).expect("a request").into_parts();
+    let proofs = DpopSettings {
+        public_urls: Vec::new(),
+        nonces: NonceKey::derive(&secret),
+    };
+    let proofs = ProofChecker::new(proofs, now);
+    let caller = Authenticator::new(vec![issuer], RevocationList::default(), proofs)
+        .authenticate(&parts, now)
+        .now_or_never()
+        .expect("nothing to wait for")
         .expect("a good token");
     let tenant = Tenant {
         id: caller.tenant().clone(),
@@ -249,7 +267,8 @@ fn permit() -> Permit {
         addresses: AddressRules::default(),
         country: Country::Us,
     };
-    authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, "").expect("a permit")
+    let member = |_: &str| None;
+    authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, member).expect("a permit")
 }
 
 /// Both lines measured in turns, so that whatever else the machine does hits both alike.

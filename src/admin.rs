@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::api::BoxError;
 use crate::{
-    auth::{register::Register, revocation::request::Terms},
+    auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
     metrics::Levels,
     segments::Segments,
@@ -43,6 +43,10 @@ pub struct Admin {
     pub token: Option<SecretString>,
     /// The counters.
     pub observers: Arc<Observers>,
+    /// Whether any issuer's keys stand in the configuration.
+    pub fixed_keys: bool,
+    /// The keys that are fetched.
+    pub remote_keys: Vec<Arc<RemoteKeys>>,
     /// The revocations.
     pub register: Arc<Register>,
     /// Whom revocations may name.
@@ -83,10 +87,7 @@ impl Admin {
         }
         match path {
             "/livez" => text(StatusCode::OK, "live\n"),
-            "/readyz" if self.draining.is_cancelled() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-            }
-            "/readyz" => text(StatusCode::OK, "ready\n"),
+            "/readyz" => self.readiness(&parts.headers),
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
@@ -95,7 +96,32 @@ impl Admin {
         }
     }
 
+    /// Whether requests are taken. Not, while no issuer has keys: every token would be refused.
+    /// Operators are told of each issuer whose keys are fetched; a bare probe gets one word.
+    fn readiness(&self, headers: &HeaderMap) -> Response<Segments> {
+        let usable = |keys: &RemoteKeys| keys.status().usable;
+        let believes = self.fixed_keys || self.remote_keys.iter().any(|keys| usable(keys));
+        let (status, word) = if self.draining.is_cancelled() {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining")
+        } else if !believes {
+            (StatusCode::SERVICE_UNAVAILABLE, "no issuer has keys")
+        } else {
+            (StatusCode::OK, "ready")
+        };
+        let mut page = format!("{word}\n");
+        if self.is_allowed(headers) {
+            for keys in &self.remote_keys {
+                page.push_str(&describe(keys));
+            }
+        }
+        respond(status, TEXT, page.into_bytes().into())
+    }
+
     fn metrics(&self) -> Response<Segments> {
+        for keys in &self.remote_keys {
+            let metrics = &self.observers.metrics;
+            metrics.issuer_keys(keys.issuer(), &keys.status());
+        }
         let page = self.observers.metrics.render(&Levels {
             body_memory: self.budget.in_use(),
             body_memory_limit: self.budget.total(),
@@ -130,8 +156,29 @@ fn expose(token: &SecretString) -> &[u8] {
     token.expose_secret().as_bytes()
 }
 
+/// One line on an issuer whose keys are fetched.
+fn describe(keys: &RemoteKeys) -> String {
+    let (id, status) = (keys.issuer(), keys.status());
+    let mut line = match status.age {
+        Some(age) => format!(
+            "issuer {id}: {} keys, confirmed {} s ago",
+            status.keys,
+            age.as_secs()
+        ),
+        None => format!("issuer {id}: no keys, its tokens are refused"),
+    };
+    if let Some(reason) = status.last_failure {
+        line.push_str(", last fetch failed: ");
+        line.push_str(reason);
+    }
+    line.push('\n');
+    line
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
 fn text(status: StatusCode, body: &'static str) -> Response<Segments> {
-    respond(status, "text/plain; charset=utf-8", body.into())
+    respond(status, TEXT, body.into())
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: Segments) -> Response<Segments> {

@@ -15,7 +15,7 @@ use crate::{
     address::Client,
     admin::Admin,
     audit::AuditTrail,
-    auth::{Authenticator, register::Register},
+    auth::{Authenticator, dpop::ProofChecker, jwks::RemoteKeys, register::Register},
     body::ByteBudget,
     clock,
     config::Config,
@@ -86,6 +86,7 @@ pub struct App {
     gateway: Arc<Gateway>,
     admin: Arc<Admin>,
     register: Arc<Register>,
+    remote_keys: Vec<Arc<RemoteKeys>>,
     server: Arc<ServerSettings>,
     connections: Arc<ConnectionStats>,
     draining: CancellationToken,
@@ -107,12 +108,18 @@ impl App {
             metrics: Metrics::new(),
             pseudonyms: config.pseudonyms,
         });
+        let fixed_keys = config.issuers.iter().any(|i| i.keys.remote().is_none());
+        let proofs = ProofChecker::new(config.dpop, clock::now());
+        let authenticator = Authenticator::new(config.issuers, register.list(), proofs);
+        let remote_keys: Vec<_> = authenticator.remote_keys().cloned().collect();
         let budget = ByteBudget::new(config.body.body_memory);
         let draining = CancellationToken::new();
         let connections = Arc::new(ConnectionStats::default());
         let admin = Admin {
             token: config.admin.token,
             observers: Arc::clone(&observers),
+            fixed_keys,
+            remote_keys: remote_keys.clone(),
             register: Arc::clone(&register),
             terms: config.terms,
             budget: budget.clone(),
@@ -122,7 +129,7 @@ impl App {
         let gateway = Gateway {
             route: config.route,
             proxies: config.proxies,
-            authenticator: Authenticator::new(config.issuers, register.list()),
+            authenticator,
             tenants: grants(config.tenants, &config.accounts, &config.rules),
             body: config.body,
             budget,
@@ -134,6 +141,7 @@ impl App {
             gateway: Arc::new(gateway),
             admin: Arc::new(admin),
             register,
+            remote_keys,
             server: Arc::new(config.server),
             connections,
             draining,
@@ -151,6 +159,9 @@ impl App {
         let upkeep = TaskTracker::new();
         let (admin, admin_stop) = (self.admin, CancellationToken::new());
         upkeep.spawn(self.register.keep_tidy(admin_stop.clone()));
+        for keys in self.remote_keys {
+            upkeep.spawn(keys.keep_fresh(admin_stop.clone()));
+        }
         let timeout = self.server.drain_timeout;
         let admin_server = ServerSettings {
             protocol: Protocol::Http1,

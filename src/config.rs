@@ -8,6 +8,7 @@
 mod bind;
 mod cursor;
 mod destination;
+mod dpop;
 mod entries;
 mod field;
 mod files;
@@ -46,6 +47,7 @@ use crate::{
     admin::AdminSettings,
     auth::{
         IssuerSettings,
+        dpop::DpopSettings,
         keys::SigningKey,
         revocation::{
             Revocation,
@@ -88,6 +90,8 @@ pub struct Config {
     pub issuers: Vec<IssuerSettings>,
     /// The keys that mint tokens, for those issuers whose secret or private key is configured.
     pub signing_keys: HashMap<IssuerId, SigningKey>,
+    /// What proofs of possession are checked against.
+    pub dpop: DpopSettings,
     /// The tenants, no two of them on one account.
     pub tenants: Vec<Tenant>,
     /// Whom revocations may name.
@@ -206,6 +210,7 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
         }
         issuers.push(issuer.settings);
     }
+    let dpop = dpop::settings(context, server.public_urls, &issuers, &state.key);
     Some(Config {
         server: server.settings,
         proxies: server.proxies,
@@ -216,6 +221,7 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
         rules: sections.rules?,
         accounts: listed_accounts?,
         issuers,
+        dpop,
         signing_keys,
         tenants: listed_tenants?,
         terms: terms?,

@@ -9,7 +9,7 @@ use std::fmt;
 use http::StatusCode;
 
 use crate::{
-    auth::{AuthError, permit::PermitError},
+    auth::{AuthError, dpop::ProofError, permit::PermitError},
     body::BodyError,
     payload::PayloadError,
     route::RouteError,
@@ -70,6 +70,8 @@ impl GatewayError {
             Self::AddressNotAllowed => ErrorCode::AddressNotAllowed,
             Self::Authenticate(AuthError::Missing) => ErrorCode::MissingToken,
             Self::Authenticate(AuthError::Expired) => ErrorCode::ExpiredToken,
+            Self::Authenticate(AuthError::Proof(error)) => of_proof(*error),
+            Self::Authenticate(AuthError::KeysUnavailable) => ErrorCode::IssuerUnavailable,
             Self::Authenticate(_) => ErrorCode::InvalidToken,
             Self::Authorize(error) => match error {
                 PermitError::CustomerMismatch { .. } => ErrorCode::CustomerMismatch,
@@ -139,6 +141,32 @@ impl GatewayError {
     }
 }
 
+const fn of_proof(error: ProofError) -> ErrorCode {
+    match error {
+        ProofError::Full => ErrorCode::Overloaded,
+        ProofError::NonceRequired => ErrorCode::UseDpopNonce,
+        // No other proof would do: it is the token that cannot be used here.
+        ProofError::NoPublicUrl => ErrorCode::InvalidToken,
+        ProofError::BadSignature
+        | ProofError::Doubled
+        | ProofError::FromFuture
+        | ProofError::InvalidClaim
+        | ProofError::InvalidKey(_)
+        | ProofError::Malformed
+        | ProofError::Missing
+        | ProofError::OtherKey
+        | ProofError::OtherMethod
+        | ProofError::OtherToken
+        | ProofError::OtherUrl
+        | ProofError::RefusedAlgorithm
+        | ProofError::RefusedHeader
+        | ProofError::RefusedType
+        | ProofError::Replayed
+        | ProofError::Stale
+        | ProofError::TooLong => ErrorCode::InvalidDpopProof,
+    }
+}
+
 macro_rules! codes {
     ($($variant:ident = $status:literal $name:literal $blame:ident $title:literal,)+) => {
         /// The stable code of a problem document (RFC 9457).
@@ -185,14 +213,16 @@ codes! {
     HeadersTooLarge = 431 "headers_too_large" Caller "The request's head is too large",
     InsufficientScope = 403 "insufficient_scope" Caller "The token lacks a scope",
     InternalError = 500 "internal_error" Gateway "The gateway failed",
+    InvalidDpopProof = 401 "invalid_dpop_proof" Caller "The DPoP proof is not valid",
     InvalidPayload = 400 "invalid_payload" Caller "The payload is invalid",
     InvalidToken = 401 "invalid_token" Caller "The token is not valid here",
+    IssuerUnavailable = 503 "issuer_unavailable" Gateway "The issuer's keys are not available",
     LengthRequired = 411 "length_required" Caller "A Content-Length is required",
     MalformedJson = 400 "malformed_json" Caller "The body is not one JSON document",
     MethodNotAllowed = 405 "method_not_allowed" Caller "Only POST is served here",
     MissingToken = 401 "missing_token" Caller "A bearer token is required",
     NotFound = 404 "not_found" Caller "Nothing is served at this path",
-    Overloaded = 503 "overloaded" Gateway "The gateway holds too many bodies",
+    Overloaded = 503 "overloaded" Gateway "The gateway is at its limit",
     PayloadTooLarge = 413 "payload_too_large" Caller "The body is too large",
     RequestTimeout = 408 "request_timeout" Caller "The body did not arrive in time",
     ServiceNotAllowed = 403 "service_not_allowed" Caller "The service is not open to this caller",
@@ -205,6 +235,7 @@ codes! {
     UpstreamMalformed = 502 "upstream_malformed" Upstream "DCAMS's answer cannot be relayed",
     UpstreamTimeout = 504 "upstream_timeout" Upstream "DCAMS did not answer in time",
     UpstreamUnavailable = 502 "upstream_unavailable" Upstream "DCAMS cannot be reached or is failing",
+    UseDpopNonce = 401 "use_dpop_nonce" Caller "The DPoP proof needs a nonce",
 }
 
 impl fmt::Debug for ErrorCode {

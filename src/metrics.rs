@@ -3,7 +3,11 @@
 //! Invariant: labels come from the configuration and from closed sets (tenant, service, outcome,
 //! code), so their number is bounded; never a customer, a subject or a token.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
@@ -14,7 +18,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::ident::TenantId;
+use crate::{
+    auth::jwks::KeysStatus,
+    ident::{IssuerId, TenantId},
+};
 
 /// What is counted; one instance a process.
 pub struct Metrics {
@@ -27,6 +34,9 @@ pub struct Metrics {
     panics: Counter,
     dropped_fields: Counter,
     audit_lost: Counter,
+    issuer_keys: Family<IssuerLabels, Gauge>,
+    issuer_keys_age: Family<IssuerLabels, Gauge<f64, AtomicU64>>,
+    issuer_key_fetches: Family<FetchLabels, Counter>,
     levels: [Level; 6],
 }
 
@@ -95,6 +105,17 @@ struct ServiceLabels {
     service: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FetchLabels {
+    issuer: String,
+    result: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TenantLabel(Option<TenantId>);
 
@@ -123,6 +144,9 @@ impl Metrics {
             panics: Counter::default(),
             dropped_fields: Counter::default(),
             audit_lost: Counter::default(),
+            issuer_keys: Family::default(),
+            issuer_keys_age: Family::default(),
+            issuer_key_fetches: Family::default(),
             levels: [
                 Level::new(|now| now.body_memory),
                 Level::new(|now| now.body_memory_limit),
@@ -180,6 +204,26 @@ impl Metrics {
             self.audit_lost.clone(),
         );
         self.register_levels(registry);
+        self.register_issuers(registry);
+    }
+
+    fn register_issuers(&self, registry: &mut Registry) {
+        registry.register(
+            "issuer_keys",
+            "Keys of an issuer that publishes them; 0 refuses all its tokens",
+            self.issuer_keys.clone(),
+        );
+        registry.register_with_unit(
+            "issuer_keys_age",
+            "Time since an issuer's keys were last confirmed",
+            Unit::Seconds,
+            self.issuer_keys_age.clone(),
+        );
+        registry.register(
+            "issuer_key_fetches",
+            "Fetches of an issuer's keys, by how they ended",
+            self.issuer_key_fetches.clone(),
+        );
     }
 
     fn register_levels(&self, registry: &mut Registry) {
@@ -263,6 +307,31 @@ impl Metrics {
     /// Counts an audit event that could not be written.
     pub fn audit_lost(&self) {
         self.audit_lost.inc();
+    }
+
+    /// Notes how the fetching of one issuer's keys goes, before a page is rendered.
+    pub fn issuer_keys(&self, issuer: &IssuerId, status: &KeysStatus) {
+        let issuer = issuer.as_str().to_owned();
+        let labels = IssuerLabels {
+            issuer: issuer.clone(),
+        };
+        let keys = i64::try_from(status.keys).unwrap_or(i64::MAX);
+        self.issuer_keys.get_or_create(&labels).set(keys);
+        // Without keys there is nothing that could be old.
+        let age = status.age.map_or(f64::NAN, |age| age.as_secs_f64());
+        self.issuer_keys_age.get_or_create(&labels).set(age);
+        let failures = status.failures;
+        for (result, count) in [
+            ("ok", status.fetches.saturating_sub(failures)),
+            ("failed", failures),
+        ] {
+            let issuer = issuer.clone();
+            let fetches = self
+                .issuer_key_fetches
+                .get_or_create(&FetchLabels { issuer, result });
+            // Counted where the fetching is done; here it is copied, so that two pages agree.
+            fetches.inner().store(count, Relaxed);
+        }
     }
 
     /// Everything, in the text form that Prometheus scrapes (`OpenMetrics` 1.0).

@@ -26,7 +26,7 @@ use crate::{
     body::{self, BodySettings, BudgetPermit, ByteBudget, RawBody, Size},
     clock,
     credential::Credential,
-    error::GatewayError,
+    error::{ErrorCode, GatewayError},
     ident::TenantId,
     operation::Operation,
     payload::{
@@ -83,6 +83,8 @@ struct Job {
     operation: Operation,
     disclosure: Disclosure,
     credential: Arc<Credential>,
+    /// Whether the caller's next proof needs a nonce.
+    needs_nonce: bool,
     /// The body's share of the byte budget, held until the upstream has answered.
     _share: BudgetPermit,
 }
@@ -102,10 +104,13 @@ impl Gateway {
             .await;
         let error = match prepared {
             Ok(Ok(job)) => {
+                let needs_nonce = job.needs_nonce;
                 let settled = Unstoppable::new(Arc::clone(&self).settle(job, trail), &self.tasks);
                 let settled = AssertUnwindSafe(settled).catch_unwind().await;
                 // A panic was recorded by the trail that it unwound through.
-                return settled.unwrap_or_else(|_| reply::problem(&GatewayError::Internal, id));
+                let response =
+                    settled.unwrap_or_else(|_| reply::problem(&GatewayError::Internal, id));
+                return self.with_nonce(response, needs_nonce);
             }
             Ok(Err(error)) => error,
             Err(_panic) => {
@@ -115,6 +120,14 @@ impl Gateway {
         };
         let response = reply::problem(&error, id);
         trail.fail(&error, &response);
+        self.with_nonce(response, error.code() == ErrorCode::UseDpopNonce)
+    }
+
+    /// An answer with a nonce for the client's next proof, where it needs one.
+    fn with_nonce(&self, response: Response<Segments>, needed: bool) -> Response<Segments> {
+        if needed {
+            return reply::with_nonce(response, self.authenticator.nonce(clock::now()));
+        }
         response
     }
 
@@ -141,9 +154,7 @@ impl Gateway {
         let routed = route(parts, self.route)?;
         let client = self.proxies.client(peer, &parts.headers);
         trail.called_from(client);
-        let caller = self
-            .authenticator
-            .authenticate(&parts.headers, clock::now())?;
+        let caller = self.authenticator.authenticate(parts, clock::now()).await?;
         trail.authenticated(&caller);
         let grant = self.grant(&caller, client)?;
         let declared = routed.declare()?;
@@ -207,6 +218,7 @@ impl Gateway {
             operation,
             disclosure: grant.tenant.response,
             credential: Arc::clone(&grant.credential),
+            needs_nonce: caller.needs_nonce(),
             _share: raw.into_parts().1,
         })
     }

@@ -11,7 +11,11 @@ use http::{
 use serde::Serialize;
 
 use crate::{
-    auth::permit::PermitError,
+    auth::{
+        AuthError,
+        dpop::{ALGORITHMS, DPOP_NONCE},
+        permit::PermitError,
+    },
     body::BodyError,
     error::{ErrorCode, GatewayError},
     ident::RequestId,
@@ -50,17 +54,36 @@ pub fn problem(error: &GatewayError, id: RequestId) -> Response<Segments> {
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = respond(status, "application/problem+json", body.into(), id);
     let headers = response.headers_mut();
-    if let Some(challenge) = challenge(error) {
-        headers.insert(WWW_AUTHENTICATE, challenge);
+    for challenge in challenges(error) {
+        headers.append(WWW_AUTHENTICATE, challenge);
     }
     if let GatewayError::Route(RouteError::MethodNotAllowed { allow }) = error {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
     }
-    if let GatewayError::Body(BodyError::Overloaded { retry_after }) = error {
-        let seconds = retry_after.as_secs().max(1);
+    if let Some(seconds) = retry_after(error) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// A response with a nonce for the client's next proof (RFC 9449, 8).
+pub fn with_nonce(mut response: Response<Segments>, nonce: HeaderValue) -> Response<Segments> {
+    response.headers_mut().insert(DPOP_NONCE, nonce);
+    response
+}
+
+/// When another try is worth it, in seconds.
+fn retry_after(error: &GatewayError) -> Option<u64> {
+    if let GatewayError::Body(BodyError::Overloaded { retry_after }) = error {
+        return Some(retry_after.as_secs().max(1));
+    }
+    match error.code() {
+        // Room for used proofs is made second by second, as they run out.
+        ErrorCode::Overloaded => Some(1),
+        // Mended by a key server that comes back.
+        ErrorCode::IssuerUnavailable => Some(5),
+        _ => None,
+    }
 }
 
 fn respond(
@@ -155,8 +178,14 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::HeadersTooLarge => "send fewer or shorter headers",
         ErrorCode::InsufficientScope => "get a token with the scope of this service",
         ErrorCode::InternalError => "try again; if it lasts, report the request id",
+        ErrorCode::InvalidDpopProof => {
+            "send a new DPoP proof for this URL and token, made now with the token's key"
+        }
         ErrorCode::InvalidPayload => "DCAMS refused the data; its message says why",
         ErrorCode::InvalidToken => "get a token for this gateway from your issuer",
+        ErrorCode::IssuerUnavailable => {
+            "the token could not be checked; wait as long as Retry-After says, then try again"
+        }
         ErrorCode::LengthRequired => "send Content-Length and no Transfer-Encoding",
         ErrorCode::MalformedJson => "send one JSON document in UTF-8",
         ErrorCode::MethodNotAllowed => "send a POST",
@@ -183,6 +212,7 @@ fn advice(code: ErrorCode) -> &'static str {
             "the outcome is unknown: read the customer's status before writing again"
         }
         ErrorCode::UpstreamUnavailable => "try again later",
+        ErrorCode::UseDpopNonce => "make a new DPoP proof with the nonce of the DPoP-Nonce header",
     }
 }
 
@@ -207,24 +237,97 @@ fn violations(error: &GatewayError) -> &[Violation] {
     &[]
 }
 
-/// The challenge of RFC 6750, section 3.
-fn challenge(error: &GatewayError) -> Option<HeaderValue> {
-    if let GatewayError::Authorize(PermitError::InsufficientScope { needed }) = error {
-        let challenge = format!(
-            r#"Bearer realm="dcams-gateway", error="insufficient_scope", scope="{needed}""#
-        );
-        return HeaderValue::try_from(challenge).ok();
-    }
+const BEARER: &str = r#"Bearer realm="dcams-gateway""#;
+const DPOP: &str = r#"DPoP realm="dcams-gateway""#;
+
+/// The challenges of RFC 6750, section 3, and RFC 9449, section 7.1.
+fn challenges(error: &GatewayError) -> Vec<HeaderValue> {
+    let bearer = |error| format!("{BEARER}, error=\"{error}\"");
+    let dpop = |error| format!("{DPOP}, error=\"{error}\", algs=\"{ALGORITHMS}\"");
     let code = error.code();
-    let text = if code == ErrorCode::MissingToken {
-        r#"Bearer realm="dcams-gateway""#
+    let texts = if let GatewayError::Authorize(PermitError::InsufficientScope { needed }) = error {
+        vec![format!(
+            "{}, scope=\"{needed}\"",
+            bearer("insufficient_scope")
+        )]
+    } else if let GatewayError::Authenticate(AuthError::BoundKey | AuthError::NotBound) = error {
+        // A good token under the wrong scheme, of an issuer whose tokens are bound, or not yet.
+        vec![bearer("invalid_token"), dpop("invalid_token")]
+    } else if matches!(code, ErrorCode::InvalidDpopProof | ErrorCode::UseDpopNonce) {
+        vec![dpop(code.as_str())]
+    } else if code == ErrorCode::MissingToken {
+        vec![BEARER.to_owned()]
     } else if code == ErrorCode::ExpiredToken {
-        r#"Bearer realm="dcams-gateway", error="invalid_token", error_description="expired""#
+        let invalid = bearer("invalid_token");
+        vec![format!("{invalid}, error_description=\"expired\"")]
     } else if code == ErrorCode::InvalidToken {
         // One challenge for every forgery: which check failed is nobody's business.
-        r#"Bearer realm="dcams-gateway", error="invalid_token""#
+        vec![bearer("invalid_token")]
     } else {
-        return None;
+        Vec::new()
     };
-    Some(HeaderValue::from_static(text))
+    // Fixed words and names of scopes, which are all fit for a header.
+    texts
+        .into_iter()
+        .filter_map(|text| HeaderValue::try_from(text).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::dpop::ProofError;
+
+    fn told(error: AuthError) -> (u16, Vec<String>) {
+        let response = problem(&GatewayError::Authenticate(error), RequestId::mint());
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges = challenges.map(|c| c.to_str().unwrap().to_owned());
+        (response.status().as_u16(), challenges.collect())
+    }
+
+    #[test]
+    fn a_bad_proof_and_a_missing_nonce_are_challenged_for_dpop_with_all_algorithms() {
+        let algs = r#"algs="ES256 ES384 EdDSA PS256 PS384 PS512 RS256 RS384 RS512""#;
+        for (error, name) in [
+            (ProofError::Replayed, "invalid_dpop_proof"),
+            (ProofError::Missing, "invalid_dpop_proof"),
+            (ProofError::NonceRequired, "use_dpop_nonce"),
+        ] {
+            let challenge = format!(r#"DPoP realm="dcams-gateway", error="{name}", {algs}"#);
+            assert_eq!(told(error.into()), (401, vec![challenge]));
+        }
+    }
+
+    #[test]
+    fn a_token_under_the_wrong_scheme_is_told_both() {
+        for error in [AuthError::BoundKey, AuthError::NotBound] {
+            let (status, challenges) = told(error);
+            assert_eq!(status, 401);
+            let [bearer, dpop] = challenges.try_into().unwrap();
+            assert!(bearer.starts_with("Bearer ") && bearer.contains("invalid_token"));
+            assert!(dpop.starts_with("DPoP ") && dpop.contains("invalid_token"));
+        }
+    }
+
+    #[test]
+    fn what_makes_a_token_a_forgery_is_not_told() {
+        let (status, challenges) = told(AuthError::BadSignature);
+        assert_eq!((status, challenges.len()), (401, 1));
+        for error in [
+            AuthError::UncheckedConfirmation,
+            AuthError::UnknownKey,
+            AuthError::WrongAudience,
+        ] {
+            assert_eq!(told(error), (status, challenges.clone()));
+        }
+    }
+
+    #[test]
+    fn a_full_memory_of_proofs_asks_to_come_back() {
+        let error = GatewayError::Authenticate(ProofError::Full.into());
+        let response = problem(&error, RequestId::mint());
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+    }
 }

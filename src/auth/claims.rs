@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     AuthError, IssuerSettings,
+    dpop::{Confirmation, Thumbprint},
     json::{Object, Value},
     permit::Binding,
 };
@@ -33,6 +34,7 @@ pub(super) struct Claims {
     pub(super) operations: Operations,
     pub(super) bindings: Box<[Binding]>,
     pub(super) issued: Option<Timestamp>,
+    pub(super) confirmation: Confirmation,
     pub(super) expires: Timestamp,
     pub(super) lifetime: Lifetime,
 }
@@ -58,6 +60,7 @@ impl Claims {
             operations: scopes(object)?,
             bindings: bindings(object, issuer)?,
             issued,
+            confirmation: confirmation(object)?,
             expires,
             lifetime: Lifetime::new(&times, issuer.leeway, issuer.max_ttl)?,
         })
@@ -78,8 +81,23 @@ fn check_audience(object: &Object<'_>, ours: &[String]) -> Result<(), AuthError>
     Ok(())
 }
 
+/// What the token is bound to (RFC 7800). What cannot be checked is refused: a certificate's
+/// thumbprint (RFC 8705), because the listener sees no client certificates, and all that is unknown.
+fn confirmation(object: &Object<'_>) -> Result<Confirmation, AuthError> {
+    let Some(bound) = object.get("cnf") else {
+        return Ok(Confirmation::None);
+    };
+    bound
+        .object()
+        .and_then(|bound| bound.sole("jkt"))
+        .and_then(Value::text)
+        .and_then(Thumbprint::parse)
+        .map(Confirmation::Key)
+        .ok_or(AuthError::UncheckedConfirmation)
+}
+
 /// A time in whole seconds, as far as the calendar goes.
-fn time(object: &Object<'_>, name: &str) -> Result<Option<Timestamp>, AuthError> {
+pub(super) fn time(object: &Object<'_>, name: &str) -> Result<Option<Timestamp>, AuthError> {
     let seconds = match object.get(name) {
         None => return Ok(None),
         Some(Value::Whole(seconds)) => *seconds,

@@ -50,6 +50,14 @@ impl<'a> Object<'a> {
             .map(|(_, value)| value)
     }
 
+    /// The member of this name, when there is no other.
+    pub(super) fn sole(&self, name: &str) -> Option<&Value<'a>> {
+        match self.0.as_slice() {
+            [(member, value)] if member == name => Some(value),
+            _ => None,
+        }
+    }
+
     /// Whether there is a member of this name, `null` included.
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
@@ -62,6 +70,14 @@ impl Value<'_> {
         match self {
             Self::Text(text) => Some(text),
             Self::Array(_) | Self::Object(_) | Self::Other | Self::Whole(_) => None,
+        }
+    }
+
+    /// The object, when the value is one.
+    pub(super) fn object(&self) -> Option<&Object<'_>> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Array(_) | Self::Other | Self::Text(_) | Self::Whole(_) => None,
         }
     }
 

@@ -12,7 +12,7 @@ mod suite;
 use std::fmt;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto::verify};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey, Header, crypto::verify};
 use rustls_pki_types::pem::SectionKind;
 use thiserror::Error;
 
@@ -20,6 +20,7 @@ use self::{
     material::{curve_key, ec_signer, one_section, rsa_from_der},
     suite::{Kind, check_secret, public_suites, suites},
 };
+use super::json::Object;
 
 /// The algorithm of this name, as the configuration and tokens write it; never `none`.
 pub fn parse_algorithm(name: &str) -> Option<Algorithm> {
@@ -88,6 +89,29 @@ impl KeySet {
         jwk::read(&suites, json).map(|keys| Self { keys })
     }
 
+    /// Those keys of a set that an issuer publishes which serve these algorithms. Other keys are
+    /// passed over; the set is refused whole where it gives a secret away, is ambiguous, or holds
+    /// nothing for us.
+    pub(super) fn from_published_jwks(
+        algorithms: &[Algorithm],
+        json: &[u8],
+    ) -> Result<Self, KeyError> {
+        let suites = public_suites(algorithms)?;
+        jwk::read_published(&suites, json).map(|keys| Self { keys })
+    }
+
+    /// How many keys there are, one that serves several algorithms counted for each.
+    pub(super) const fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether every token is judged alike by both, in whatever order the keys stand.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        let has = |key: &VerifyingKey| other.keys.iter().any(|known| known.is_same_as(key));
+        // No two keys of a set share `kid` and algorithm, so equal numbers make it a bijection.
+        self.len() == other.len() && self.keys.iter().all(has)
+    }
+
     /// Whether any key is bound to this algorithm.
     pub(super) fn serves(&self, algorithm: Algorithm) -> bool {
         self.of(algorithm).next().is_some()
@@ -130,8 +154,28 @@ impl VerifyingKey {
         verify(signature, message, &self.material, self.algorithm).unwrap_or(false)
     }
 
+    /// The key of one JWK for one public-key algorithm, where all that it says of itself agrees.
+    pub(super) fn from_jwk(algorithm: Algorithm, jwk: &Object<'_>) -> Result<Self, KeyFault> {
+        let suites = public_suites(&[algorithm]).map_err(|_| KeyFault::Symmetric)?;
+        let key = jwk::read_one(&suites, jwk)?.pop();
+        key.ok_or(KeyFault::Unlisted)
+    }
+
     pub(super) fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
+    }
+
+    fn is_same_as(&self, other: &Self) -> bool {
+        use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
+        let same_material = match (self.material.kind(), other.material.kind()) {
+            (SecretOrDer(one), SecretOrDer(two)) => one == two,
+            (RsaModulusExponent { n, e }, RsaModulusExponent { n: n2, e: e2 }) => {
+                n == n2 && e == e2
+            }
+            (SecretOrDer(_), RsaModulusExponent { .. })
+            | (RsaModulusExponent { .. }, SecretOrDer(_)) => false,
+        };
+        same_material && self.algorithm == other.algorithm && self.kid == other.kid
     }
 }
 
@@ -246,6 +290,9 @@ pub enum KeyError {
     /// The JSON is no key set.
     #[error("expected an object with an array `keys` of 1 to 100 keys")]
     NotASet,
+    /// No key of the set serves the issuer's algorithms.
+    #[error("no key serves the issuer's algorithms")]
+    NothingUsable,
     /// The text does not hold exactly one PEM section.
     #[error("expected exactly one key in PEM form")]
     Pem,

@@ -16,8 +16,10 @@ use super::{
     AuthError, IssuerSettings,
     claims::Claims,
     json::Object,
+    jwks::KeySource,
     keys::{KeyError, SigningKey},
     permit::Binding,
+    token::Scheme,
 };
 use crate::{
     ident::TenantId,
@@ -48,6 +50,9 @@ pub enum MintError {
     /// The signing key is not the private half of any key of the issuer.
     #[error("none of the issuer's keys verifies what the signing key signs")]
     KeyMismatch,
+    /// The issuer publishes its keys, so they sign elsewhere.
+    #[error("the issuer signs its tokens itself; ask it for one")]
+    RemoteKeys,
     /// The gateway would refuse the token.
     #[error("the gateway would refuse the token: {0}")]
     Refused(AuthError),
@@ -62,7 +67,11 @@ impl Grant<'_> {
         now: Timestamp,
     ) -> Result<String, MintError> {
         let claims = self.claims(issuer, now)?;
-        for known in issuer.keys.of(key.algorithm()) {
+        // The issuer's own keys are elsewhere, and only it has their private halves.
+        let KeySource::Fixed(keys) = &issuer.keys else {
+            return Err(MintError::RemoteKeys);
+        };
+        for known in keys.of(key.algorithm()) {
             let mut header = Header::new(key.algorithm());
             header.typ = issuer.types.first().cloned();
             header.kid = known.kid().map(str::to_owned);
@@ -114,6 +123,8 @@ impl Grant<'_> {
         let object = Object::parse(json.as_bytes()).map_err(|_| AuthError::InvalidClaim)?;
         let read = Claims::read(&object, issuer)?;
         read.lifetime.check(now)?;
+        // Such an issuer's tokens are bound to a key of their holder's, which is not known here.
+        read.confirmation.demand(Scheme::Bearer, &issuer.dpop)?;
         // A claim may be configured under a name that a fixed claim has.
         let customer = read.bindings.first().and_then(Binding::email);
         if read.tenant != *self.tenant || customer != self.customer {

@@ -244,8 +244,12 @@ mod tests {
 
     #[test]
     fn the_issuers_configuration_may_allow_customers_a_service_by_name() {
-        let mut bound = caller(&Operation::ALL, Some(ANN));
-        bound.customer_services = Operations::from_iter([Operation::GetDocumentImages]);
+        let issuer = IssuerSettings {
+            customer_services: Operations::from_iter([Operation::GetDocumentImages]),
+            ..hs_issuer()
+        };
+        let claims = Members::good(HS).set("customer_email", &format!("\"{ANN}\""));
+        let bound = caller_of(&claims, &Operation::ALL, issuer);
         let open = tenant(&Operation::ALL);
         for asked in Operation::ALL {
             let allowed = asked == Operation::GetDocumentImages;
@@ -320,7 +324,7 @@ mod tests {
             .fold(Members::good(HS), |members, (claim, value)| {
                 members.set(claim, &format!("\"{value}\""))
             });
-        caller_of(&members, &Operation::ALL, &issuer)
+        caller_of(&members, &Operation::ALL, issuer)
     }
 
     fn rule(

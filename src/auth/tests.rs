@@ -4,16 +4,22 @@ mod bad_tokens;
 mod cache;
 mod matrix;
 mod minting;
+mod proofs;
 
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderValue, header::AUTHORIZATION};
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, header::AUTHORIZATION};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, jwk::Jwk};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, RsaKeySize};
 use serde_json::Value as Json;
 
-use super::*;
+use super::{
+    dpop::{DpopSettings, NonceKey},
+    keys::KeySet,
+    *,
+};
 use crate::operation::Operation;
 
 const NOW: i64 = 1_800_000_000;
@@ -33,14 +39,15 @@ pub(super) fn caller(scopes: &[Operation], customer: Option<&str>) -> Caller {
     if let Some(email) = customer {
         claims = claims.set("customer_email", &format!("\"{email}\""));
     }
-    caller_of(&claims, scopes, &hs_issuer())
+    caller_of(&claims, scopes, hs_issuer())
 }
 
 /// A caller with these claims of this issuer.
-pub(super) fn caller_of(claims: &Members, scopes: &[Operation], issuer: &IssuerSettings) -> Caller {
+pub(super) fn caller_of(claims: &Members, scopes: &[Operation], issuer: IssuerSettings) -> Caller {
+    let issuer = &Arc::new(issuer);
     let claims = claims.json();
     let object = Object::parse(claims.as_bytes()).unwrap();
-    let mut caller = Caller::new(Claims::read(&object, issuer).unwrap(), issuer, None);
+    let mut caller = Caller::new(Claims::read(&object, issuer).unwrap(), issuer, None, 0);
     caller.operations = scopes.iter().copied().collect();
     caller
 }
@@ -113,7 +120,7 @@ fn issuer(id: &str, iss: &str, keys: KeySet, tenants: &[&str]) -> IssuerSettings
         id: IssuerId::try_from(id).unwrap(),
         issuer: iss.to_owned(),
         audiences: vec!["dcams-gateway".to_owned(), "urn:gateway".to_owned()],
-        keys,
+        keys: KeySource::Fixed(keys),
         tenants: tenants
             .iter()
             .map(|tenant| TenantId::try_from(*tenant).unwrap())
@@ -125,6 +132,11 @@ fn issuer(id: &str, iss: &str, keys: KeySet, tenants: &[&str]) -> IssuerSettings
         types: vec!["JWT".to_owned(), "at+jwt".to_owned()],
         customer_services: customer_services(),
         bind: Vec::new(),
+        dpop: DpopRules {
+            required: false,
+            max_age: Duration::from_mins(1),
+            nonce: false,
+        },
     }
 }
 
@@ -155,7 +167,22 @@ fn authenticator() -> Authenticator {
 }
 
 fn of_issuers(issuers: Vec<IssuerSettings>) -> Authenticator {
-    Authenticator::new(issuers, RevocationList::default())
+    let proofs = DpopSettings {
+        public_urls: Vec::new(),
+        nonces: NonceKey::derive(&[7; 32]),
+    };
+    let proofs = ProofChecker::new(proofs, now());
+    Authenticator::new(issuers, RevocationList::default(), proofs)
+}
+
+impl Authenticator {
+    /// Who sent these headers; nothing has to be waited for.
+    fn judge(&self, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Caller>, AuthError> {
+        let mut request = Request::post("/v3/stable/api/storage").body(()).unwrap();
+        *request.headers_mut() = headers.clone();
+        let (parts, ()) = request.into_parts();
+        self.authenticate(&parts, now).now_or_never().unwrap()
+    }
 }
 
 /// A JSON object as a list of raw members, so that a test can write what no serializer would.
@@ -257,7 +284,7 @@ fn a_good_token_makes_a_caller_of_what_it_says() {
         .set("email", r#"{"any":["thing",null,1.5]}"#)
         .set("customer_email", r#""ann@example.com""#);
     let caller = authenticator()
-        .authenticate(&bearer(&hs_claims(&claims)), now())
+        .judge(&bearer(&hs_claims(&claims)), now())
         .unwrap();
     assert_eq!(caller.tenant().as_str(), "acme");
     assert_eq!(caller.issuer().as_str(), "hs");
@@ -278,11 +305,11 @@ fn what_prints_shows_no_token_person_or_key() {
         .set("customer_email", r#""canary-customer""#);
     let (token, authenticator) = (hs_claims(&claims), authenticator());
     let headers = bearer(&token);
-    let caller = authenticator.authenticate(&headers, now()).unwrap();
+    let caller = authenticator.judge(&headers, now()).unwrap();
     let key = keys::SigningKey::from_secret(Algorithm::HS256, &[b'c'; 64]).unwrap();
     let printed = format!(
         "{:?} {caller:?} {authenticator:?} {key:?} {:?}",
-        BearerToken::from_headers(&headers).unwrap(),
+        AccessToken::from_headers(&headers).unwrap(),
         issuer(
             "hs",
             HS,
@@ -300,7 +327,7 @@ fn what_prints_shows_no_token_person_or_key() {
 fn the_scopes_are_read_from_scope_or_scp() {
     let of = |claims: Members| {
         let headers = bearer(&hs_claims(&claims));
-        let caller = authenticator().authenticate(&headers, now());
+        let caller = authenticator().judge(&headers, now());
         caller.map(|c| {
             c.operations()
                 .iter()
@@ -344,26 +371,32 @@ fn the_scopes_are_read_from_scope_or_scp() {
 fn every_reason_is_a_word_of_its_own() {
     let reasons = [
         AuthError::BadSignature,
+        AuthError::BoundKey,
         AuthError::DoubledHeader,
         AuthError::Expired,
         AuthError::ForeignTenant,
         AuthError::InvalidClaim,
+        AuthError::KeysUnavailable,
         AuthError::IssuedInFuture,
         AuthError::LivesTooLong,
         AuthError::MalformedHeader,
         AuthError::MalformedToken,
         AuthError::Missing,
         AuthError::NotBearer,
+        AuthError::NotBound,
         AuthError::NotYetValid,
         AuthError::RefusedAlgorithm,
         AuthError::RefusedHeader,
         AuthError::RefusedType,
         AuthError::Revoked,
         AuthError::TooLong,
+        AuthError::UncheckedConfirmation,
         AuthError::UnknownIssuer,
         AuthError::UnknownKey,
         AuthError::WrongAudience,
     ];
+    let proofs = proofs::ERRORS.map(AuthError::Proof);
+    let reasons = [reasons.as_slice(), &proofs].concat();
     let words: std::collections::HashSet<&str> =
         reasons.iter().map(|reason| reason.reason()).collect();
     assert_eq!(words.len(), reasons.len());

@@ -22,11 +22,23 @@ pub const MAX_TOKEN: usize = 8 * 1024;
 /// The longest `kid`, in a token and in a key set.
 pub(super) const MAX_KID: usize = 256;
 
-/// The text of a bearer token (RFC 6750): not verified, and never printed.
-#[derive(Clone, Copy)]
-pub struct BearerToken<'a>(&'a [u8]);
+/// How a token is presented: what its `Authorization` header says in front of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer` (RFC 6750): whoever has the token may use it.
+    Bearer,
+    /// `DPoP` (RFC 9449): with a proof that the sender holds the token's key.
+    Dpop,
+}
 
-impl<'a> BearerToken<'a> {
+/// The text of an access token and its scheme: not verified, and never printed.
+#[derive(Clone, Copy)]
+pub struct AccessToken<'a> {
+    scheme: Scheme,
+    text: &'a [u8],
+}
+
+impl<'a> AccessToken<'a> {
     /// The token of the one `Authorization` header; a token anywhere else does not exist.
     pub fn from_headers(headers: &'a HeaderMap) -> Result<Self, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
@@ -35,10 +47,10 @@ impl<'a> BearerToken<'a> {
         if values.next().is_some() {
             return Err(AuthError::DoubledHeader);
         }
-        let (scheme, token) = value.split_at_checked(7).ok_or(AuthError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(AuthError::NotBearer);
-        }
+        let (scheme, token) = [("bearer ", Scheme::Bearer), ("dpop ", Scheme::Dpop)]
+            .into_iter()
+            .find_map(|(name, scheme)| Some((scheme, after(name, value)?)))
+            .ok_or(AuthError::NotBearer)?;
         if token.len() > MAX_TOKEN {
             return Err(AuthError::TooLong);
         }
@@ -47,16 +59,24 @@ impl<'a> BearerToken<'a> {
         if token.is_empty() || odd > 0 {
             return Err(AuthError::MalformedToken);
         }
-        Ok(Self(token))
+        Ok(Self {
+            scheme,
+            text: token,
+        })
+    }
+
+    /// How it is presented.
+    pub const fn scheme(self) -> Scheme {
+        self.scheme
     }
 
     pub(super) const fn as_bytes(self) -> &'a [u8] {
-        self.0
+        self.text
     }
 
     /// Header and payload, decoded; the signature is left to who verifies it.
     pub(super) fn decode(self) -> Result<(Vec<u8>, Vec<u8>), AuthError> {
-        let mut parts = self.0.split(|b| *b == b'.');
+        let mut parts = self.text.split(|b| *b == b'.');
         let (Some(header), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
@@ -70,19 +90,25 @@ impl<'a> BearerToken<'a> {
 
     /// What was signed, and the signature as text.
     pub(super) fn signed(self) -> Option<(&'a [u8], &'a str)> {
-        let text = str::from_utf8(self.0).ok()?;
+        let text = str::from_utf8(self.text).ok()?;
         let (message, signature) = text.rsplit_once('.')?;
         Some((message.as_bytes(), signature))
     }
 }
 
-impl fmt::Debug for BearerToken<'_> {
+impl fmt::Debug for AccessToken<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
 }
 
-/// `b64token` of RFC 6750; what of it is no base64url falls when the parts are decoded.
+/// What follows this name, which is in lower case here and in any case there.
+fn after<'v>(name: &str, value: &'v [u8]) -> Option<&'v [u8]> {
+    let (start, rest) = value.split_at_checked(name.len())?;
+    start.eq_ignore_ascii_case(name.as_bytes()).then_some(rest)
+}
+
+/// `b64token` of RFC 6750, which is RFC 9110's `token68`; what of it is no base64url falls when the parts are decoded.
 fn is_token_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=')
 }

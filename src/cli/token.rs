@@ -7,7 +7,8 @@ use clap::Args;
 use super::{CommandError, complain, say};
 use crate::{
     auth::{
-        AuthError,
+        AuthError, IssuerSettings,
+        jwks::KeySource,
         mint::{Grant, MintError},
     },
     clock,
@@ -64,12 +65,8 @@ pub(super) fn mint(args: &TokenArgs) -> Result<(), CommandError> {
                 issuer.tenants.iter().map(TenantId::as_str),
             )
         })?;
-    let key = config.signing_keys.get(&issuer.id).ok_or_else(|| {
-        CommandError::Usage(format!(
-            "issuer {} has no `secret` or `private_key` to sign with; for development, add one",
-            issuer.id
-        ))
-    })?;
+    let key = config.signing_keys.get(&issuer.id);
+    let key = key.ok_or_else(|| cannot_sign(issuer))?;
     let grant = Grant {
         tenant,
         operations: operations(&args.scope)?,
@@ -87,8 +84,26 @@ pub(super) fn mint(args: &TokenArgs) -> Result<(), CommandError> {
             issuer.id,
             units::show_duration(issuer.max_ttl)
         ))),
+        Err(MintError::Refused(AuthError::NotBound)) => Err(CommandError::Usage(format!(
+            "issuer {} has `require_dpop`, and only a client can bind a token to its key; for \
+             development, name another issuer without it",
+            issuer.id
+        ))),
         Err(error) => Err(error.into()),
     }
+}
+
+fn cannot_sign(issuer: &IssuerSettings) -> CommandError {
+    let why = match issuer.keys {
+        KeySource::Fixed(_) => {
+            "has no `secret` or `private_key` to sign with; for development, add one"
+        }
+        KeySource::Remote(_) => {
+            "publishes its keys and signs by itself; ask it for a token, or for development add an \
+             issuer with a `secret`"
+        }
+    };
+    CommandError::Usage(format!("issuer {} {why}", issuer.id))
 }
 
 fn operations(scopes: &[String]) -> Result<Operations, CommandError> {

@@ -145,6 +145,11 @@ impl<'a> Field<'a> {
         None
     }
 
+    /// Whether it is `false` and nothing else.
+    pub(super) fn is_false(&self) -> bool {
+        matches!(self.value.kind, ValueKind::Boolean(false))
+    }
+
     /// An address to listen on.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         let address = self.text()?.parse().ok();

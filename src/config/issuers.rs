@@ -3,18 +3,22 @@
 //! Invariant: an issuer has keys of exactly one kind that fit all of its algorithms, and no two
 //! issuers share an `iss`. Of a key nothing is repeated but what its error says.
 
-use std::{collections::BTreeMap, time::Duration};
+mod remote;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
 use crate::{
     auth::{
         IssuerSettings,
+        jwks::{KeySource, RemoteKeys},
         keys::{KeyError, KeySet, SigningKey, parse_algorithm},
     },
     config::{
         bind,
         cursor::Section,
+        dpop,
         entries::{Ids, service},
         field::Field,
         secret::{self, Secret},
@@ -33,10 +37,16 @@ const TENANT_CLAIM: &str = "tenant";
 const CUSTOMER_CLAIM: &str = "customer_email";
 
 /// Claims that say something else than who is meant.
-const RESERVED: [&str; 7] = ["iss", "aud", "exp", "nbf", "iat", "scope", "scp"];
+const RESERVED: [&str; 8] = ["iss", "aud", "exp", "nbf", "iat", "scope", "scp", "cnf"];
 
 /// The key kinds of which an issuer has one.
-const KINDS: [&str; 3] = ["jwks_file", "public_key", "secret"];
+const KINDS: [&str; 5] = [
+    "jwks_url",
+    "issuer_discovery",
+    "jwks_file",
+    "public_key",
+    "secret",
+];
 
 /// An issuer, and the key that mints its tokens where the configuration holds one.
 pub(super) struct Issuer {
@@ -92,7 +102,11 @@ fn issuer(
         .required("audiences")
         .and_then(|f| f.list(false, Field::printable));
     let algorithms = algorithms(&mut section);
-    let keys = keys(&mut section, algorithms.as_deref());
+    let keys = keys(
+        &mut section,
+        (id.as_ref(), issuer.as_deref()),
+        algorithms.as_deref(),
+    );
     let tenants = section
         .required("tenants")
         .and_then(|f| f.list(false, |item| known_tenants.resolve::<TenantId>(item)));
@@ -111,6 +125,7 @@ fn issuer(
         .optional("customer_services")
         .map_or(Some(Vec::new()), |f| f.list(true, service));
     let bind = bind::rules(&mut section);
+    let dpop = dpop::rules(&mut section);
     section.finish();
     let (keys, signing) = keys?;
     let (tenant_claim, customer_claim) = claims?;
@@ -128,6 +143,7 @@ fn issuer(
             types: types?,
             customer_services: customer_services(more_services?),
             bind: bind?,
+            dpop: dpop?,
         },
         signing,
     })
@@ -174,39 +190,42 @@ fn is_hmac(algorithm: Algorithm) -> bool {
 /// The keys that verify, and the one that signs where there is one.
 fn keys(
     section: &mut Section<'_>,
+    (id, issuer): (Option<&IssuerId>, Option<&str>),
     algorithms: Option<&[Algorithm]>,
-) -> Option<(KeySet, Option<SigningKey>)> {
-    let remote = section.has("jwks_url");
-    section.unavailable(&["jwks_url"]);
-    let mut given: Vec<_> = KINDS
-        .into_iter()
-        .filter_map(|kind| Some((kind, section.optional(kind)?)))
-        .collect();
+) -> Option<(KeySource, Option<SigningKey>)> {
+    let kind = kind(section);
     let signer = section.optional("private_key");
-    if let [(first, _), (second, _), ..] = given.as_slice() {
-        let problem = format!("stands beside `{first}`");
-        section.mistake(second, problem, "keep one of the two");
-        return None;
-    }
-    let Some((kind, field)) = given.pop() else {
-        if !remote {
-            let problem = "is missing, and so are `public_key` and `secret`";
-            section.mistake(KINDS[0], problem, "add one of the three");
-        }
-        return None;
-    };
+    let remote = remote::details(section, kind.as_ref().map(|(kind, _)| *kind));
+    let (kind, field) = kind?;
     let algorithms = algorithms?;
     let first = *algorithms.first()?;
     if (kind == "secret") != is_hmac(first) {
         section.mistake(
             kind,
             "does not fit the algorithms",
-            "use `secret` with HS256, HS384, HS512 and the other two kinds with all others",
+            "use `secret` with HS256, HS384, HS512 and the other kinds with all others",
         );
         return None;
     }
+    if remote::is_remote(kind) {
+        let settings = remote::settings(kind, &field, issuer, algorithms, remote);
+        if let Some(signer) = signer {
+            let problem =
+                format!("stands beside `{kind}`, by which the issuer signs its own tokens");
+            signer.mistake(
+                problem,
+                "remove it, or name its public half as `public_key`",
+            );
+            return None;
+        }
+        let keys = RemoteKeys::new(id?.clone(), settings?).inspect_err(|error| {
+            section.mistake(kind, error.to_string(), "mend [issuers.jwks] `ca`")
+        });
+        return Some((KeySource::Remote(Arc::new(keys.ok()?)), None));
+    }
     if kind == "secret" {
-        return shared(section, algorithms, first, field, signer);
+        let (keys, signing) = shared(section, algorithms, first, field, signer)?;
+        return Some((KeySource::Fixed(keys), signing));
     }
     let content = field.content()?;
     let (keys, mend) = if kind == "jwks_file" {
@@ -221,7 +240,29 @@ fn keys(
         Some(field) => Some(signing(section, first, field)?),
         None => None,
     };
-    Some((keys?, signing))
+    Some((KeySource::Fixed(keys?), signing))
+}
+
+/// The one kind of keys that the issuer has.
+fn kind<'a>(section: &mut Section<'a>) -> Option<(&'static str, Field<'a>)> {
+    let mut given: Vec<_> = KINDS
+        .into_iter()
+        .filter_map(|kind| Some((kind, section.optional(kind)?)))
+        // Switched off is not there; what is no flag at all is told of where it is read.
+        .filter(|(kind, field)| *kind != "issuer_discovery" || !field.is_false())
+        .collect();
+    if let [(first, _), (second, _), ..] = given.as_slice() {
+        let problem = format!("stands beside `{first}`");
+        section.mistake(second, problem, "keep one of the two");
+        return None;
+    }
+    let kind = given.pop();
+    if kind.is_none() {
+        let others = "`issuer_discovery`, `jwks_file`, `public_key` and `secret`";
+        let problem = format!("is missing, and so are {others}");
+        section.mistake(KINDS[0], problem, "add one of the five");
+    }
+    kind
 }
 
 fn shared(

@@ -11,8 +11,10 @@ use secrecy::SecretString;
 use crate::{
     address::{ForwardedHeader, Network, Networks, TrustedProxies},
     admin::AdminSettings,
+    auth::dpop::PublicUrl,
     config::{
         cursor::Section,
+        dpop,
         field::Field,
         secret,
         units::{GIB, KIB},
@@ -27,11 +29,12 @@ const HOUR: Duration = Duration::from_hours(1);
 /// Waits for one event: never none, never so long that it is no limit.
 const TIMEOUT: RangeInclusive<Duration> = MILLISECOND..=Duration::from_mins(10);
 
-/// What `[server]` says; part of it belongs to the reading of bodies.
+/// What `[server]` says; part of it belongs to the reading of bodies, part to tokens.
 pub(super) struct Server {
     pub(super) settings: ServerSettings,
     pub(super) proxies: TrustedProxies,
     pub(super) route: RouteSettings,
+    pub(super) public_urls: Vec<PublicUrl>,
     pub(super) body_timeout: Duration,
     pub(super) body_idle_timeout: Duration,
     pub(super) min_body_rate: u64,
@@ -49,6 +52,7 @@ impl Server {
 pub(super) fn server(mut section: Section<'_>) -> Option<Server> {
     section.unavailable(&["tls"]);
     let listen = section.required("listen").and_then(|f| f.address());
+    let public_urls = dpop::public_urls(&mut section);
     let protocol = section.choice(
         "protocol",
         &[("http1", Protocol::Http1), ("h2c", Protocol::H2c)],
@@ -85,6 +89,7 @@ pub(super) fn server(mut section: Section<'_>) -> Option<Server> {
         },
         proxies: proxies?,
         route: RouteSettings { chunked: chunked? },
+        public_urls: public_urls?,
         body_timeout: body_timeout?,
         body_idle_timeout: body_idle_timeout?,
         min_body_rate: min_body_rate?,

@@ -1,6 +1,7 @@
 //! Tests of whole configurations: what is read, from where, and what is refused.
 
 mod broken;
+mod remote;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
@@ -168,6 +169,9 @@ fn a_small_configuration_is_completed_by_the_defaults() {
     assert_eq!(issuer.leeway, Duration::from_secs(30));
     assert_eq!(issuer.max_ttl, Duration::from_hours(24));
     assert_eq!(issuer.types, ["JWT", "at+jwt"]);
+    assert!(!issuer.dpop.required && !issuer.dpop.nonce);
+    assert_eq!(issuer.dpop.max_age, Duration::from_mins(1));
+    assert!(config.dpop.public_urls.is_empty());
     assert_eq!(issuer.tenant_claim, "tenant");
     assert_eq!(issuer.customer_claim, "customer_email");
     let services: Vec<_> = issuer.customer_services.iter().collect();
@@ -184,6 +188,26 @@ fn a_small_configuration_is_completed_by_the_defaults() {
         [Operation::GetStatus]
     );
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn an_issuer_may_require_proofs_once_the_public_url_is_known() {
+    let folder = Folder::new();
+    let issuer =
+        "tenants = [\"acme\"]\nrequire_dpop = true\ndpop_max_age = \"5s\"\ndpop_nonce = true";
+    let text = BASE.replace("tenants = [\"acme\"]", issuer);
+    folder.write("gateway.toml", &text);
+    folder.write(
+        "urls.toml",
+        "[server]\npublic_urls = [\"https://gateway.example\", \"http://127.0.0.1:8080\"]",
+    );
+    let mistakes = folder.load(&["gateway.toml"]).unwrap_err().to_string();
+    assert!(mistakes.contains("issuers[idp]"), "{mistakes}");
+    let config = folder.load(&["gateway.toml", "urls.toml"]).unwrap();
+    assert_eq!(config.dpop.public_urls.len(), 2);
+    let rules = config.issuers[0].dpop;
+    assert!(rules.required && rules.nonce);
+    assert_eq!(rules.max_age, Duration::from_secs(5));
 }
 
 #[test]
@@ -585,6 +609,10 @@ fn asked_keys() -> BTreeSet<String> {
             [Some(line), probe].into_iter().flatten()
         })
         .collect();
+    let remote = "[[issuers]]\nid = \"remote\"\nissuer = \"https://remote.example/\"\n\
+                  audiences = [\"gw\"]\nalgorithms = [\"ES256\"]\ntenants = [\"acme\"]\n\
+                  issuer_discovery = true\n[issuers.jwks]\nzz = 1\n";
+    let text = text + remote;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
         .split(' ')
@@ -601,7 +629,12 @@ zz = 1
     let mut keys = BTreeSet::new();
     for mistake in &mistakes {
         let section = mistake.key().strip_suffix(".zz").unwrap();
-        let section = section.split('[').next().unwrap();
+        // `issuers[remote].jwks` is called `issuers.jwks`.
+        let (list, rest) = section.split_once('[').unwrap_or((section, ""));
+        let section = format!(
+            "{list}{}",
+            rest.split_once(']').map_or("", |(_, rest)| rest)
+        );
         let line = mistake.to_string();
         let (_, known) = line.split_once("nearest first: ").unwrap();
         keys.extend(known.split(", ").map(|key| format!("{section}.{key}")));
@@ -612,8 +645,9 @@ zz = 1
 #[test]
 fn default_toml_shows_every_key_and_no_other() {
     let mut asked = asked_keys();
-    // A table of its own, not a key.
+    // Tables of their own, not keys.
     assert!(asked.remove("server.http2"));
+    assert!(asked.remove("issuers.jwks"));
     assert_eq!(written_keys(layers::DEFAULTS), asked);
 }
 
@@ -632,6 +666,9 @@ fn the_defaults_that_default_toml_shows_for_the_lists_are_those_of_the_code() {
         "leeway",
         "max_ttl",
         "types",
+        "require_dpop",
+        "dpop_max_age",
+        "dpop_nonce",
     ];
     let issuer = issuer.map(shown).join("\n") + "\n" + &shown("customer_services");
     let tenant = shown("enabled") + "\n" + &shown("response");
@@ -648,6 +685,7 @@ fn the_defaults_that_default_toml_shows_for_the_lists_are_those_of_the_code() {
             i.max_ttl,
             i.types.clone(),
             i.customer_services,
+            i.dpop,
         )
     };
     assert_eq!(of_issuer(&explicit), of_issuer(&implied));

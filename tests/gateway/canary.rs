@@ -17,7 +17,7 @@ use base64::{
 };
 use bytes::Bytes;
 use dcams_gateway::{
-    auth::{self, Authenticator, mint::Grant, revocation::RevocationList},
+    auth::{self, Authenticator, dpop::ProofChecker, mint::Grant, revocation::RevocationList},
     clock,
     config::Config,
     operation::Operation::{self, *},
@@ -895,10 +895,14 @@ async fn debug_shows_no_secret_and_no_person() {
         config.server,
         config.telemetry,
     );
-    let mut headers = http::HeaderMap::new();
-    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-    let authenticator = Authenticator::new(config.issuers, RevocationList::default());
-    let caller = authenticator.authenticate(&headers, clock::now()).unwrap();
+    let request = http::Request::post(PATH).header("authorization", format!("Bearer {token}"));
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    let proofs = ProofChecker::new(config.dpop, clock::now());
+    let authenticator = Authenticator::new(config.issuers, RevocationList::default(), proofs);
+    let caller = authenticator
+        .authenticate(&parts, clock::now())
+        .await
+        .unwrap();
     write!(shown, "{authenticator:#?} {caller:#?}").unwrap();
     assert_eq!(
         Search::new(&canaries).find(shown.as_bytes()),

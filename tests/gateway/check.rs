@@ -204,6 +204,30 @@ async fn serve_says_which_address_is_taken() {
 }
 
 #[tokio::test]
+async fn token_says_that_an_issuer_by_url_signs_by_itself() {
+    let folder = folder();
+    let (config, remote) = (path(&folder, "demo.toml"), path(&folder, "remote.toml"));
+    let issuer = r#"
+[[issuers]]
+id = "remote"
+issuer = "https://idp.example/"
+audiences = ["dcams-gateway"]
+algorithms = ["ES256"]
+issuer_discovery = true
+tenants = ["demo"]
+"#;
+    fs::write(&remote, issuer).unwrap();
+    let names = ["--issuer", "remote", "--tenant", "demo"];
+    let ended = run(
+        &[&["token", "--config", &config, &remote], &names[..]].concat(),
+        &[],
+    )
+    .await;
+    assert_eq!((ended.status.code(), ended.out.as_str()), (Some(2), ""));
+    assert!(ended.err.contains("signs by itself"), "{}", ended.err);
+}
+
+#[tokio::test]
 async fn token_mints_what_the_gateway_accepts_and_refuses_unknown_names() {
     let stop = CancellationToken::new();
     let simulator = simulator(Login::new(USER, PASS), stop.clone()).await;

@@ -19,6 +19,8 @@ mod check;
 mod credentials;
 mod drain;
 mod framing;
+mod idp;
+mod jwks;
 mod limits;
 mod listener;
 mod path;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a key comes out for an algorithm only if `kty`, `crv`, `alg`, `use` and `key_ops` all
 //! agree that it verifies signatures of that algorithm, and the issuer's configuration lists it.
-//! Certificates and URLs in a key are not read.
+//! Certificates and URLs in a key are not read. An operator's file is read strictly, whole or not at
+//! all; of a set that an issuer publishes for everybody, keys that are not for us are passed over.
 
 use std::collections::HashSet;
 
@@ -22,37 +23,88 @@ use crate::auth::{
 /// More keys than any issuer publishes; all of them are kept in memory.
 const MAX_KEYS: usize = 100;
 
-/// The keys of a set, each bound to those of `suites` that it serves.
+/// The keys of an operator's set, each bound to those of `suites` that it serves.
 pub(super) fn read(suites: &[&'static Suite], json: &[u8]) -> Result<Vec<VerifyingKey>, KeyError> {
-    let set = Object::parse(json).map_err(|fault| KeyError::Json {
-        line: fault.line,
-        column: fault.column,
-    })?;
-    let Some(Value::Array(members)) = set.get("keys") else {
-        return Err(KeyError::NotASet);
-    };
-    if !(1..=MAX_KEYS).contains(&members.len()) {
-        return Err(KeyError::NotASet);
-    }
+    let set = parse(json)?;
+    let members = members(&set)?;
     let mut keys = Vec::new();
-    let mut taken = HashSet::new();
     for (index, member) in members.iter().enumerate() {
-        let refused = |fault| KeyError::Jwk {
-            key: describe(index, member),
-            fault,
-        };
-        let Value::Object(object) = member else {
-            return Err(refused(KeyFault::Member { name: "kty" }));
-        };
-        for key in read_one(suites, object).map_err(refused)? {
-            // Two keys that one token could mean: the first would verify, the second never.
-            if !taken.insert((key.kid.clone(), key.algorithm)) {
-                return Err(refused(KeyFault::Ambiguous));
+        let read = read_member(suites, member).map_err(|fault| refused(index, member, fault))?;
+        keys.push((index, member, read));
+    }
+    distinct(members, keys)
+}
+
+/// The keys of a published set that serve one of `suites`. A key that is none of ours, or malformed,
+/// does not cost us the others; one that says that its publisher has lost control does.
+pub(super) fn read_published(
+    suites: &[&'static Suite],
+    json: &[u8],
+) -> Result<Vec<VerifyingKey>, KeyError> {
+    let set = parse(json)?;
+    let members = members(&set)?;
+    let mut keys = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        match read_member(suites, member) {
+            Ok(read) => keys.push((index, member, read)),
+            // A secret that everybody can read: whoever published it may sign with it elsewhere.
+            Err(fault @ (KeyFault::Private | KeyFault::Symmetric)) => {
+                return Err(refused(index, member, fault));
             }
-            keys.push(key);
+            Err(
+                KeyFault::Ambiguous
+                | KeyFault::Member { .. }
+                | KeyFault::Operations
+                | KeyFault::Unfit { .. }
+                | KeyFault::Unlisted
+                | KeyFault::Use
+                | KeyFault::WeakRsa,
+            ) => {}
         }
     }
-    check_kids(members).map(|()| keys)
+    if keys.is_empty() {
+        return Err(KeyError::NothingUsable);
+    }
+    distinct(members, keys)
+}
+
+fn parse(json: &[u8]) -> Result<Object<'_>, KeyError> {
+    Object::parse(json).map_err(|fault| KeyError::Json {
+        line: fault.line,
+        column: fault.column,
+    })
+}
+
+fn members<'s, 'j>(set: &'s Object<'j>) -> Result<&'s [Value<'j>], KeyError> {
+    match set.get("keys") {
+        Some(Value::Array(members)) if (1..=MAX_KEYS).contains(&members.len()) => Ok(members),
+        _ => Err(KeyError::NotASet),
+    }
+}
+
+/// The keys, if no token can mean two of them: the first would verify, the second never.
+fn distinct(
+    members: &[Value<'_>],
+    keys: Vec<(usize, &Value<'_>, Vec<VerifyingKey>)>,
+) -> Result<Vec<VerifyingKey>, KeyError> {
+    let mut all = Vec::new();
+    let mut taken = HashSet::new();
+    for (index, member, keys) in keys {
+        for key in keys {
+            if !taken.insert((key.kid.clone(), key.algorithm)) {
+                return Err(refused(index, member, KeyFault::Ambiguous));
+            }
+            all.push(key);
+        }
+    }
+    check_kids(members).map(|()| all)
+}
+
+fn refused(index: usize, member: &Value<'_>, fault: KeyFault) -> KeyError {
+    KeyError::Jwk {
+        key: describe(index, member),
+        fault,
+    }
 }
 
 /// A `kid` names one key, whatever algorithms the keys are for.
@@ -60,16 +112,27 @@ fn check_kids(members: &[Value<'_>]) -> Result<(), KeyError> {
     let mut seen = HashSet::new();
     for (index, member) in members.iter().enumerate() {
         if kid_of(member).is_some_and(|kid| !seen.insert(kid)) {
-            return Err(KeyError::Jwk {
-                key: describe(index, member),
-                fault: KeyFault::Ambiguous,
-            });
+            return Err(refused(index, member, KeyFault::Ambiguous));
         }
     }
     Ok(())
 }
 
-fn read_one(suites: &[&'static Suite], jwk: &Object<'_>) -> Result<Vec<VerifyingKey>, KeyFault> {
+fn read_member(
+    suites: &[&'static Suite],
+    member: &Value<'_>,
+) -> Result<Vec<VerifyingKey>, KeyFault> {
+    let jwk = member.object().ok_or(KeyFault::Member { name: "kty" })?;
+    read_one(suites, jwk)
+}
+
+/// One key, bound to each of `suites` that it serves: at least one.
+pub(super) fn read_one(
+    suites: &[&'static Suite],
+    jwk: &Object<'_>,
+) -> Result<Vec<VerifyingKey>, KeyFault> {
+    // Before all else: what is wrong besides must not hide that a secret stands here.
+    check_public(jwk)?;
     let kid = optional(jwk, "kid")?;
     if kid.is_some_and(|kid| !(1..=MAX_KID).contains(&kid.len())) {
         return Err(KeyFault::Member { name: "kid" });
@@ -93,15 +156,20 @@ fn read_one(suites: &[&'static Suite], jwk: &Object<'_>) -> Result<Vec<Verifying
     Ok(keys)
 }
 
-fn kind(jwk: &Object<'_>) -> Result<Kind, KeyFault> {
-    let kty = optional(jwk, "kty")?.ok_or(KeyFault::Member { name: "kty" })?;
-    if kty == "oct" || jwk.has("k") {
+fn check_public(jwk: &Object<'_>) -> Result<(), KeyFault> {
+    if jwk.get("kty").and_then(Value::text) == Some("oct") || jwk.has("k") {
         return Err(KeyFault::Symmetric);
     }
-    let private = ["d", "p", "q", "dp", "dq", "qi", "oth"];
+    // `priv` is that of kty AKP (post-quantum signatures); the others are of RFC 7518.
+    let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "priv"];
     if private.iter().any(|name| jwk.has(name)) {
         return Err(KeyFault::Private);
     }
+    Ok(())
+}
+
+fn kind(jwk: &Object<'_>) -> Result<Kind, KeyFault> {
+    let kty = optional(jwk, "kty")?.ok_or(KeyFault::Member { name: "kty" })?;
     match (kty, optional(jwk, "crv")?) {
         ("RSA", None) => Ok(Kind::Rsa),
         ("EC", Some("P-256")) => Ok(Kind::P256),

@@ -29,7 +29,7 @@ fn every_bad_token_is_refused_and_for_its_own_reason() {
     for (name, headers, reason) in &cases {
         // Twice: the first refusal must not have taught it anything.
         for _ in 0..2 {
-            let result = authenticator.authenticate(headers, now());
+            let result = authenticator.judge(headers, now());
             assert_eq!(result.err(), Some(*reason), "{name}");
         }
     }
@@ -136,7 +136,7 @@ fn what_stands_close_to_a_bad_token_and_is_none_passes() {
         ),
     ];
     for (name, headers) in &pass {
-        let result = authenticator.authenticate(headers, now());
+        let result = authenticator.judge(headers, now());
         assert_eq!(result.err(), None, "{name}");
     }
 }
@@ -156,7 +156,7 @@ fn a_token_elsewhere_than_in_authorization_does_not_exist() {
             name,
             HeaderValue::from_str(&format!("Bearer {}", good())).unwrap(),
         );
-        let result = authenticator.authenticate(&headers, now());
+        let result = authenticator.judge(&headers, now());
         assert_eq!(result.err(), Some(AuthError::Missing), "{name}");
     }
 }
@@ -169,14 +169,14 @@ fn an_issuer_that_lists_at_jwt_alone_refuses_untyped_tokens() {
     let typed = Members::header("HS256").set("typ", r#""at+jwt""#);
     assert!(
         authenticator
-            .authenticate(&bearer(&hs(&typed, &Members::good(HS))), now())
+            .judge(&bearer(&hs(&typed, &Members::good(HS))), now())
             .is_ok()
     );
     for token in [
         good(),
         hs(&typed.set("typ", r#""JWT""#), &Members::good(HS)),
     ] {
-        let result = authenticator.authenticate(&bearer(&token), now());
+        let result = authenticator.judge(&bearer(&token), now());
         assert_eq!(result.err(), Some(AuthError::RefusedType));
     }
 }
@@ -190,7 +190,7 @@ proptest! {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let mut headers = HeaderMap::new();
                 headers.insert(AUTHORIZATION, value);
-                prop_assert!(authenticator.authenticate(&headers, now()).is_err());
+                prop_assert!(authenticator.judge(&headers, now()).is_err());
             }
         }
     }
@@ -209,7 +209,7 @@ proptest! {
             (good_header.as_bytes(), text.as_bytes()),
         ] {
             let token = sign(header, claims, &KEYS.hmac(), Algorithm::HS256);
-            prop_assert!(authenticator.authenticate(&bearer(&token), now()).is_err());
+            prop_assert!(authenticator.judge(&bearer(&token), now()).is_err());
         }
     }
 
@@ -217,12 +217,12 @@ proptest! {
     fn a_good_token_with_any_byte_changed_is_bad(place in any::<prop::sample::Index>(), byte in 33u8..127) {
         let authenticator = of_issuers(vec![hs_issuer()]);
         let mut token = good().into_bytes();
-        authenticator.authenticate(&bearer(&good()), now()).unwrap();
+        authenticator.judge(&bearer(&good()), now()).unwrap();
         let place = place.index(token.len());
         prop_assume!(token[place] != byte);
         token[place] = byte;
         let token = String::from_utf8(token).unwrap();
-        prop_assert!(authenticator.authenticate(&bearer(&token), now()).is_err());
+        prop_assert!(authenticator.judge(&bearer(&token), now()).is_err());
     }
 }
 

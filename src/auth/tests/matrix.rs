@@ -60,7 +60,7 @@ fn only_the_configured_algorithm_with_its_own_key_passes() {
             let authenticator = of_issuers(vec![issuer]);
             for (signed, claimed) in ALL.iter().flat_map(|s| ALL.iter().map(move |c| (*s, *c))) {
                 let token = token(claimed, &signing_key(signed), algorithm(signed));
-                let result = authenticator.authenticate(&bearer(&token), now());
+                let result = authenticator.judge(&bearer(&token), now());
                 let diagonal = configured == signed && configured == claimed;
                 assert_eq!(result.is_ok(), diagonal, "{configured} {signed} {claimed}");
                 if diagonal {
@@ -100,7 +100,7 @@ fn no_form_of_a_public_key_serves_as_a_secret() {
                     let key = EncodingKey::from_secret(form);
                     for claimed in [configured, "HS256", "HS384", "HS512"] {
                         let token = token(claimed, &key, hmac);
-                        let result = authenticator.authenticate(&bearer(&token), now());
+                        let result = authenticator.judge(&bearer(&token), now());
                         assert!(result.is_err(), "{configured} {claimed}");
                     }
                 }
@@ -121,7 +121,7 @@ fn one_key_may_serve_several_algorithms_when_all_are_listed() {
         let authenticator = of_issuers(vec![issuer("hs", HS, keys, &["acme"])]);
         for name in ALL {
             let token = token(name, &signing_key(name), algorithm(name));
-            let result = authenticator.authenticate(&bearer(&token), now());
+            let result = authenticator.judge(&bearer(&token), now());
             assert_eq!(result.is_ok(), ["RS256", "PS256"].contains(&name), "{name}");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::auth::{
+    jwks::{JwksSettings, JwksSource, RemoteKeys, Rhythm},
     keys::{KeyError, SigningKey},
     mint::{Grant, MintError},
 };
@@ -21,9 +22,7 @@ fn a_minted_token_says_what_was_granted_and_passes() {
     let acme = TenantId::try_from("acme").unwrap();
     let key = SigningKey::from_secret(Algorithm::HS256, &KEYS.secret).unwrap();
     let token = grant(&acme).mint(&hs_issuer(), &key, now()).unwrap();
-    let caller = authenticator()
-        .authenticate(&bearer(&token), now())
-        .unwrap();
+    let caller = authenticator().judge(&bearer(&token), now()).unwrap();
     assert_eq!(caller.tenant(), &acme);
     assert_eq!(caller.subject(), Some("dev"));
     assert_eq!(caller.customer(), Some("ann@example.com"));
@@ -41,7 +40,7 @@ fn a_minted_token_names_the_key_that_verifies_it() {
         issuer.types = vec!["at+jwt".to_owned()];
         let token = grant(&globex).mint(&issuer, &key, now()).unwrap();
         let authenticator = of_issuers(vec![issuer]);
-        assert!(authenticator.authenticate(&bearer(&token), now()).is_ok());
+        assert!(authenticator.judge(&bearer(&token), now()).is_ok());
     }
 }
 
@@ -92,6 +91,16 @@ fn no_token_is_minted_that_would_be_refused() {
 }
 
 #[test]
+fn no_unbound_token_is_minted_where_tokens_must_be_bound() {
+    let acme = TenantId::try_from("acme").unwrap();
+    let key = SigningKey::from_secret(Algorithm::HS256, &KEYS.secret).unwrap();
+    let mut issuer = hs_issuer();
+    issuer.dpop.required = true;
+    let refused = grant(&acme).mint(&issuer, &key, now());
+    assert_eq!(refused, Err(MintError::Refused(AuthError::NotBound)));
+}
+
+#[test]
 fn a_signing_key_that_is_not_the_issuers_mints_nothing() {
     let acme = TenantId::try_from("acme").unwrap();
     let other = SigningKey::from_secret(Algorithm::HS256, &[7; 32]).unwrap();
@@ -103,11 +112,38 @@ fn a_signing_key_that_is_not_the_issuers_mints_nothing() {
 }
 
 #[test]
+fn no_token_is_minted_for_an_issuer_that_publishes_its_keys() {
+    let acme = TenantId::try_from("acme").unwrap();
+    let key = SigningKey::from_secret(Algorithm::HS256, &KEYS.secret).unwrap();
+    let mut issuer = hs_issuer();
+    issuer.keys = KeySource::Remote(Arc::new(
+        RemoteKeys::new(
+            issuer.id.clone(),
+            JwksSettings {
+                source: JwksSource::discovery("https://hs.example/").unwrap(),
+                algorithms: vec![Algorithm::ES256],
+                timeout: Duration::from_secs(5),
+                rhythm: Rhythm {
+                    cooldown: Duration::from_secs(30),
+                    min_refresh: Duration::from_mins(1),
+                    max_refresh: Duration::from_hours(1),
+                    max_stale: Duration::from_hours(24),
+                },
+                roots: Vec::new(),
+            },
+        )
+        .unwrap(),
+    ));
+    let minted = grant(&acme).mint(&issuer, &key, now());
+    assert_eq!(minted, Err(MintError::RemoteKeys));
+}
+
+#[test]
 fn a_signing_key_signs_any_claims_for_tests_and_tools() {
     let key = SigningKey::from_secret(Algorithm::HS256, &KEYS.secret).unwrap();
     let claims: Json = serde_json::from_str(&Members::good(HS).json()).unwrap();
     let token = key.sign(&claims).unwrap();
-    assert!(authenticator().authenticate(&bearer(&token), now()).is_ok());
+    assert!(authenticator().judge(&bearer(&token), now()).is_ok());
     assert_eq!(
         SigningKey::from_secret(Algorithm::HS512, &[7; 63]).err(),
         Some(KeyError::WeakSecret {

@@ -10,6 +10,32 @@ const SECTIONS: &[Case] = &[
     ("", "server = 3", "server"),
     ("", "[server]\nlisten = \"localhost:8080\"", "server.listen"),
     ("", "[server]\nlisten = 8080", "server.listen"),
+    (
+        "",
+        "[server]\npublic_urls = \"https://a.example\"",
+        "server.public_urls",
+    ),
+    ("", "[server]\npublic_urls = [1]", "server.public_urls[0]"),
+    (
+        "",
+        "[server]\npublic_urls = [\"http://a.example\"]",
+        "server.public_urls[0]",
+    ),
+    (
+        "",
+        "[server]\npublic_urls = [\"https://a.example/v3\"]",
+        "server.public_urls[0]",
+    ),
+    (
+        "",
+        "[server]\npublic_urls = [\"https://u:canary-literal@a.example\"]",
+        "server.public_urls[0]",
+    ),
+    (
+        "",
+        "[server]\npublic_urls = [\"https://a.example\", \"https://A.example:443/\"]",
+        "server.public_urls[1]",
+    ),
     ("", "[server]\nprotocol = \"http2\"", "server.protocol"),
     ("", "[server]\nprotocol = 2", "server.protocol"),
     ("", "[server]\nchunked = true", "server.chunked"),
@@ -401,11 +427,21 @@ const ENTRIES: &[Case] = &[
         "issuers[idp].algorithms",
     ),
     ("[\"HS256\"]", "[\"ES256\"]", "issuers[idp].secret"),
-    ("secret = { file = \"hmac\" }", "", "issuers[idp].jwks_file"),
+    ("secret = { file = \"hmac\" }", "", "issuers[idp].jwks_url"),
+    (
+        "secret = { file = \"hmac\" }",
+        "issuer_discovery = false",
+        "issuers[idp].jwks_url",
+    ),
     (
         "secret = { file = \"hmac\" }",
         "jwks_url = \"https://x/\"",
         "issuers[idp].jwks_url",
+    ),
+    (
+        "secret = { file = \"hmac\" }",
+        "issuer_discovery = true",
+        "issuers[idp].issuer_discovery",
     ),
     (
         "secret = { file = \"hmac\" }",
@@ -461,6 +497,36 @@ const ENTRIES: &[Case] = &[
         "tenants = [\"acme\"]",
         "tenants = [\"acne\"]",
         "issuers[idp].tenants[0]",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\nrequire_dpop = 1",
+        "issuers[idp].require_dpop",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\nrequire_dpop = true",
+        "server.public_urls",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\ndpop_max_age = \"301s\"",
+        "issuers[idp].dpop_max_age",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\ndpop_max_age = \"500ms\"",
+        "issuers[idp].dpop_max_age",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\ndpop_nonce = \"true\"",
+        "issuers[idp].dpop_nonce",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\ntenant_claim = \"cnf\"",
+        "issuers[idp].tenant_claim",
     ),
     (
         "tenants = [\"acme\"]",
