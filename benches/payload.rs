@@ -35,7 +35,7 @@ use dcams_gateway::{
         DataUri, Field, ImageTypes, Rules, Submission,
         lift::{self, lift},
     },
-    tenant::{Country, Disclosure, Tenant},
+    tenant::{Country, Disclosure, Isolation, Tenant},
     upstream::seal::{SealedRequest, seal},
 };
 use futures_util::FutureExt;
@@ -266,6 +266,7 @@ fn permit() -> Permit {
         response: Disclosure::Minimal,
         addresses: AddressRules::default(),
         country: Country::Us,
+        isolation: Isolation::None,
     };
     let member = |_: &str| None;
     authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, member).expect("a permit")

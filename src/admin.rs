@@ -1,12 +1,13 @@
 //! The admin listener: is the process alive, does it take requests, what has it counted; and what
-//! operators ask of it ([`api`]).
+//! operators ask of it (`api`).
 //!
 //! Invariant: nothing here shows a secret or a person. Where a token is configured, everything but
 //! the two probes needs it.
 
 pub(crate) mod api;
+mod import;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -22,6 +23,8 @@ use self::api::BoxError;
 use crate::{
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
+    customer::import::Importer,
+    ident::TenantId,
     metrics::Levels,
     segments::Segments,
     server::ConnectionStats,
@@ -51,6 +54,8 @@ pub struct Admin {
     pub register: Arc<Register>,
     /// Whom revocations may name.
     pub terms: Terms,
+    /// What writes down older customers, for each tenant that has a ledger.
+    pub importers: HashMap<TenantId, Importer>,
     /// The bodies held now.
     pub budget: ByteBudget,
     /// The public listener's connections.
@@ -91,7 +96,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/revocations\n",
+                "served here: /livez, /readyz, /metrics, /api/customers/import, /api/revocations\n",
             ),
         }
     }

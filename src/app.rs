@@ -20,6 +20,7 @@ use crate::{
     clock,
     config::Config,
     credential::Account,
+    customer::{Ledger, import::Importer},
     ident::TenantId,
     metrics::Metrics,
     payload::Rules,
@@ -27,7 +28,7 @@ use crate::{
     segments::Segments,
     server::{self, ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
     store::{OpenError, Store, StoreError},
-    tenant::Tenant,
+    tenant::{Isolation, Tenant},
     trail::Observers,
     upstream::client::{UpstreamClient, UpstreamError},
 };
@@ -98,15 +99,18 @@ impl App {
     /// Puts the parts together. Nothing is answered before [`App::run`].
     ///
     /// # Errors
-    /// [`StartError::Client`] where the upstream's TLS roots cannot be used.
+    /// [`StartError::Client`] where the upstream's TLS roots cannot be used, [`StartError::State`]
+    /// and [`StartError::Read`] where the state store cannot be.
     pub async fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
         let store = Store::open(&config.state_path, &config.state_key)?;
-        let register = Register::open(store.clone(), config.pseudonyms.clone(), config.revocations);
+        let ledger = Ledger::new(store.clone());
+        let importers = importers(&config, &ledger);
+        let register = Register::open(store, config.pseudonyms.clone(), config.revocations);
         let register = Arc::new(register.await?);
         let observers = Arc::new(Observers {
             audit: AuditTrail::new(&config.audit_key, edges.audit),
             metrics: Metrics::new(),
-            pseudonyms: config.pseudonyms,
+            pseudonyms: config.pseudonyms.clone(),
         });
         let fixed_keys = config.issuers.iter().any(|i| i.keys.remote().is_none());
         let proofs = ProofChecker::new(config.dpop, clock::now());
@@ -116,7 +120,8 @@ impl App {
         let draining = CancellationToken::new();
         let connections = Arc::new(ConnectionStats::default());
         let admin = Admin {
-            token: config.admin.token,
+            token: config.admin.token.clone(),
+            importers,
             observers: Arc::clone(&observers),
             fixed_keys,
             remote_keys: remote_keys.clone(),
@@ -131,6 +136,7 @@ impl App {
             proxies: config.proxies,
             authenticator,
             tenants: grants(config.tenants, &config.accounts, &config.rules),
+            ledger,
             body: config.body,
             budget,
             upstream: UpstreamClient::new(&config.upstream)?,
@@ -226,6 +232,28 @@ impl Handle for Public {
     }
 }
 
+/// What imports the customers of each tenant that has a ledger.
+pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, Importer> {
+    let importer = |tenant: &Tenant| {
+        let mut accounts = config.accounts.iter();
+        let account = accounts.find(|account| account.id == tenant.account)?;
+        let importer = Importer {
+            ledger: ledger.clone(),
+            pseudonyms: config.pseudonyms.clone(),
+            account: account.id.clone(),
+            email_case: account.email_case,
+            tenant: tenant.id.clone(),
+        };
+        Some((tenant.id.clone(), importer))
+    };
+    config
+        .tenants
+        .iter()
+        .filter(|tenant| tenant.isolation != Isolation::None)
+        .filter_map(importer)
+        .collect()
+}
+
 fn grants(tenants: Vec<Tenant>, accounts: &[Account], rules: &Rules) -> HashMap<TenantId, Grant> {
     tenants
         .into_iter()
@@ -244,6 +272,7 @@ fn grants(tenants: Vec<Tenant>, accounts: &[Account], rules: &Rules) -> HashMap<
                     tenant,
                     rules,
                     credential,
+                    email_case: account.email_case,
                 },
             ))
         })

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit code 0: fine; 1: the work
 //! failed, and the last line says what to do next; 2: wrong usage.
 
+mod customers;
 pub mod demo;
 mod reach;
 mod revocations;
@@ -51,6 +52,8 @@ pub struct Cli {
 enum Command {
     /// Check a configuration, and print each mistake with file, key and mend
     Check(ConfigArgs),
+    /// Write down customers from before the gateway
+    Customers(customers::CustomersArgs),
     /// Run gateway and simulator on loopback, with nothing to prepare
     Demo(demo::DemoArgs),
     /// Refuse tokens before they expire, list what is refused, or take it back
@@ -92,6 +95,20 @@ pub enum CommandError {
     /// Requests were cut off when the drain timeout had passed.
     #[error("stopped with requests unfinished: raise server.drain_timeout if this happens often")]
     CutOff,
+    /// An import stopped before its end.
+    #[error("stopped at line {line} ({why}); go on with --from-line {line}")]
+    Import {
+        /// The first line that was not imported.
+        line: u64,
+        /// What happened.
+        why: String,
+    },
+    /// Some lines were not imported.
+    #[error(
+        "lines that were not imported: {0}; mend or remove them and run the import again, what is \
+         imported already is passed over"
+    )]
+    LinesLeft(u64),
     /// A file or socket could not be had.
     #[error("{what}: {source}")]
     Io {
@@ -171,6 +188,7 @@ pub fn run(cli: Cli) -> ExitCode {
 async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
     match command {
         Command::Check(args) => check(&args),
+        Command::Customers(args) => customers::run(&args).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Revocations(args) => revocations::run(args).await,
         Command::Serve(args) => serve(&args, audit).await,

@@ -92,7 +92,7 @@ pub struct Config {
     pub signing_keys: HashMap<IssuerId, SigningKey>,
     /// What proofs of possession are checked against.
     pub dpop: DpopSettings,
-    /// The tenants, no two of them on one account.
+    /// The tenants; those that share an account have a ledger.
     pub tenants: Vec<Tenant>,
     /// Whom revocations may name.
     pub terms: Terms,

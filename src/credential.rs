@@ -15,7 +15,10 @@ use zeroize::Zeroizing;
 
 pub use echo::EchoGuard;
 
-use crate::ident::{AccountId, CredentialId};
+use crate::{
+    customer::EmailCase,
+    ident::{AccountId, CredentialId},
+};
 
 /// The longest user or password, in bytes of UTF-8.
 const MAX_BYTES: usize = 1024;
@@ -38,6 +41,8 @@ pub struct Account {
     pub id: AccountId,
     /// At least one credential, the preferred one first.
     pub credentials: Vec<Arc<Credential>>,
+    /// Whether addresses that differ in letter case alone are one customer.
+    pub email_case: EmailCase,
 }
 
 /// One user and password pair of an account, ready to be put in front of a request.
@@ -188,6 +193,7 @@ mod tests {
         let account = Account {
             id: AccountId::try_from("main").unwrap(),
             credentials: vec![credential("canary-user", "canary-pass").unwrap()],
+            email_case: EmailCase::Ignore,
         };
         let shown = format!("{account:?} {:?}", account.credentials[0].echo());
         assert!(shown.contains("2026-11") && shown.contains("main"));

@@ -11,6 +11,7 @@ use http::StatusCode;
 use crate::{
     auth::{AuthError, dpop::ProofError, permit::PermitError},
     body::BodyError,
+    customer::OwnershipError,
     payload::PayloadError,
     route::RouteError,
     upstream::{
@@ -36,6 +37,8 @@ pub enum GatewayError {
     Internal,
     /// The body is longer than its service may have; the bound is in bytes.
     OverService(u64),
+    /// The customer is not the tenant's, or that cannot be told.
+    Own(OwnershipError),
     /// The body is not what a service takes.
     Payload(PayloadError),
     /// The upstream answered with a refusal, or with nothing that the vendor documents.
@@ -59,7 +62,7 @@ macro_rules! from {
 }
 
 from! {
-    Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Payload(PayloadError),
+    Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Own(OwnershipError), Payload(PayloadError),
     Refuse(Refusal), Route(RouteError), Send(SendError),
 }
 
@@ -89,6 +92,13 @@ impl GatewayError {
             Self::Head(_) => ErrorCode::BadRequest,
             Self::Internal => ErrorCode::InternalError,
             Self::OverService(_) => ErrorCode::PayloadTooLarge,
+            Self::Own(error) => match error {
+                OwnershipError::AnotherTenants
+                | OwnershipError::NotAtUpstream
+                | OwnershipError::NotInLedger => ErrorCode::CustomerNotFound,
+                OwnershipError::Existed | OwnershipError::Taken => ErrorCode::CustomerUnavailable,
+                OwnershipError::Store(_) => ErrorCode::StateUnavailable,
+            },
             Self::Payload(error) => match error {
                 PayloadError::DuplicateMember(_) => ErrorCode::DuplicateMember,
                 PayloadError::Invalid(_) => ErrorCode::InvalidPayload,
@@ -124,6 +134,7 @@ impl GatewayError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Authenticate(error) => error.reason(),
+            Self::Own(error) => error.reason(),
             Self::Refuse(refusal) => refusal.reason(),
             Self::Send(error) => error.reason(),
             Self::Body(BodyError::TooSlow) => "body_too_slow",
@@ -207,6 +218,7 @@ codes! {
     BadRequest = 400 "bad_request" Caller "The request is ambiguous or incomplete",
     CustomerMismatch = 403 "customer_mismatch" Caller "The token belongs to another customer",
     CustomerNotFound = 404 "customer_not_found" Caller "The customer is not known",
+    CustomerUnavailable = 409 "customer_unavailable" Caller "The customer cannot be created here",
     DuplicateMember = 400 "duplicate_member" Caller "A JSON member stands twice",
     ExpectationFailed = 417 "expectation_failed" Caller "The expectation cannot be met",
     ExpiredToken = 401 "expired_token" Caller "The token has expired",
@@ -226,6 +238,7 @@ codes! {
     PayloadTooLarge = 413 "payload_too_large" Caller "The body is too large",
     RequestTimeout = 408 "request_timeout" Caller "The body did not arrive in time",
     ServiceNotAllowed = 403 "service_not_allowed" Caller "The service is not open to this caller",
+    StateUnavailable = 503 "state_unavailable" Gateway "The gateway cannot reach its own state",
     TenantDisabled = 403 "tenant_disabled" Caller "The tenant is switched off",
     UnknownService = 400 "unknown_service" Caller "The service is not known",
     UnsupportedMediaType = 415 "unsupported_media_type" Caller "The body must be plain JSON",

@@ -21,6 +21,7 @@ pub mod tls;
 pub mod auth;
 pub mod body;
 pub mod credential;
+pub mod customer;
 pub mod payload;
 pub mod route;
 pub mod upstream;

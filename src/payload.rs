@@ -24,7 +24,7 @@ use crate::{operation::Operation, tenant::Country};
 mod base64;
 mod date;
 mod document;
-mod email;
+pub mod email;
 mod fields;
 mod image;
 mod judge;

@@ -6,6 +6,8 @@
 //!
 //! Each step takes what the step before it returned, so none can be left out or moved.
 
+mod ownership;
+
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
@@ -22,10 +24,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     address::{Client, TrustedProxies},
-    auth::{Authenticator, Caller, permit::authorize},
+    auth::{
+        Authenticator, Caller,
+        permit::{Permit, authorize},
+    },
     body::{self, BodySettings, BudgetPermit, ByteBudget, RawBody, Size},
     clock,
     credential::Credential,
+    customer::{CustomerKey, EmailCase, Ledger, OwnershipError},
     error::{ErrorCode, GatewayError},
     ident::TenantId,
     operation::Operation,
@@ -36,14 +42,17 @@ use crate::{
     reply,
     route::{RouteSettings, route},
     segments::Segments,
-    tenant::{Disclosure, Tenant},
+    tenant::{Disclosure, Isolation, Tenant, Unowned},
     trail::{Observers, Trail},
     upstream::{
+        answer::Answer,
         client::UpstreamClient,
-        seal::{SealedRequest, seal},
+        seal::{SealedRequest, seal, seal_question},
         verdict::{Refusal, interpret},
     },
 };
+
+use self::ownership::Ownership;
 
 /// One running gateway: a handle for each step, and nothing that a request could change.
 pub struct Gateway {
@@ -55,6 +64,8 @@ pub struct Gateway {
     pub authenticator: Authenticator,
     /// What each tenant may do, and with which credential.
     pub tenants: HashMap<TenantId, Grant>,
+    /// Which tenant owns which customer.
+    pub ledger: Ledger,
     /// How bodies are read.
     pub body: BodySettings,
     /// How much of them may be held at once.
@@ -75,6 +86,8 @@ pub struct Grant {
     pub rules: Rules,
     /// The credential its requests are sent with.
     pub credential: Arc<Credential>,
+    /// How its account's customers are told apart.
+    pub email_case: EmailCase,
 }
 
 /// Everything that the second half needs, and nothing of the connection.
@@ -85,6 +98,8 @@ struct Job {
     credential: Arc<Credential>,
     /// Whether the caller's next proof needs a nonce.
     needs_nonce: bool,
+    /// What is to be known of the customer first; nothing where the tenant has its account alone.
+    ownership: Option<Ownership>,
     /// The body's share of the byte budget, held until the upstream has answered.
     _share: BudgetPermit,
 }
@@ -209,17 +224,39 @@ impl Gateway {
         if operation != Operation::CreateOrUpdateCustomer && raw.len() > self.body.max_lookup_body {
             return Err(GatewayError::OverService(self.body.max_lookup_body));
         }
-        trail.submitted(&submission);
+        trail.submitted(&submission, grant.email_case);
         let member = |pointer: &str| submission.text_at(pointer);
         let permit = authorize(caller, &grant.tenant, operation, member)?;
         let sealed = seal(&submission, &permit, &grant.credential);
         Ok(Job {
             sealed,
+            ownership: self.ownership(&submission, permit, grant),
             operation,
             disclosure: grant.tenant.response,
             credential: Arc::clone(&grant.credential),
             needs_nonce: caller.needs_nonce(),
             _share: raw.into_parts().1,
+        })
+    }
+
+    fn ownership(
+        &self,
+        submission: &Submission<'_>,
+        permit: Permit,
+        grant: &Grant,
+    ) -> Option<Ownership> {
+        let Isolation::Ledger(unowned) = grant.tenant.isolation else {
+            return None;
+        };
+        let account = &grant.tenant.account;
+        let pseudonyms = &self.observers.pseudonyms;
+        let creates = permit.operation() == Operation::CreateOrUpdateCustomer;
+        Some(Ownership {
+            customer: CustomerKey::new(pseudonyms, account, grant.email_case, submission.email()),
+            tenant: grant.tenant.id.clone(),
+            unowned,
+            question: (creates && unowned == Unowned::Refuse)
+                .then(|| seal_question(submission, &permit, &grant.credential)),
         })
     }
 
@@ -241,13 +278,33 @@ impl Gateway {
     }
 
     async fn ask(&self, job: &Job, trail: &mut Trail) -> Result<Segments, GatewayError> {
-        trail.sending(job.credential.id());
-        let sent = self.upstream.send(&job.sealed).await;
-        trail.replied(sent.as_ref().ok().map(|reply| reply.status().as_u16()));
-        let echo = job.credential.echo();
-        let answer = interpret(&sent?, job.operation, job.disclosure, echo)?;
+        match &job.ownership {
+            Some(own) => self.ask_as_owner(own, job, trail).await,
+            None => self.forward(job, trail).await,
+        }
+    }
+
+    async fn forward(&self, job: &Job, trail: &mut Trail) -> Result<Segments, GatewayError> {
+        let answer = self
+            .exchange(&job.sealed, job.operation, job, trail)
+            .await?;
         trail.understood(answer.customer_status(), answer.dropped());
         Ok(answer.render())
+    }
+
+    /// One request upstream and what its answer means.
+    async fn exchange(
+        &self,
+        sealed: &SealedRequest,
+        operation: Operation,
+        job: &Job,
+        trail: &mut Trail,
+    ) -> Result<Answer, GatewayError> {
+        trail.sending(job.credential.id());
+        let sent = self.upstream.send(sealed).await;
+        trail.replied(sent.as_ref().ok().map(|reply| reply.status().as_u16()));
+        let echo = job.credential.echo();
+        Ok(interpret(&sent?, operation, job.disclosure, echo)?)
     }
 }
 
@@ -298,6 +355,9 @@ fn alert(error: &GatewayError, job: &Job, trail: &Trail) {
             request.id = %request, credential.id = %credential,
             "DCAMS refuses the credential: check user and pass of this account"
         );
+    }
+    if let GatewayError::Own(OwnershipError::Store(state)) = error {
+        tracing::error!(request.id = %request, error = %state, "requests are refused");
     }
     if let GatewayError::Refuse(Refusal::Echo) = error {
         tracing::error!(

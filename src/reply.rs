@@ -17,12 +17,13 @@ use crate::{
         permit::PermitError,
     },
     body::BodyError,
+    customer::OwnershipError,
     error::{ErrorCode, GatewayError},
     ident::RequestId,
     payload::{PayloadError, Violation},
     route::RouteError,
     segments::Segments,
-    upstream::verdict::Refusal,
+    upstream::verdict::{self, Refusal},
 };
 
 /// The header that carries the gateway's id of a request.
@@ -80,8 +81,8 @@ fn retry_after(error: &GatewayError) -> Option<u64> {
     match error.code() {
         // Room for used proofs is made second by second, as they run out.
         ErrorCode::Overloaded => Some(1),
-        // Mended by a key server that comes back.
-        ErrorCode::IssuerUnavailable => Some(5),
+        // Mended by a key server or a disk that comes back, which takes people or processes.
+        ErrorCode::IssuerUnavailable | ErrorCode::StateUnavailable => Some(5),
         _ => None,
     }
 }
@@ -156,6 +157,7 @@ fn detail(error: &GatewayError) -> String {
         | GatewayError::Body(_)
         | GatewayError::Head(_)
         | GatewayError::Internal
+        | GatewayError::Own(_)
         | GatewayError::Payload(_)
         | GatewayError::Refuse(_)
         | GatewayError::Route(_)
@@ -172,6 +174,9 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::BadRequest => "send one unambiguous request",
         ErrorCode::CustomerMismatch => "use a token that was issued for this customer",
         ErrorCode::CustomerNotFound => "no customer with this email is known",
+        ErrorCode::CustomerUnavailable => {
+            "this customer is not yours to create; if it should be, ask the gateway's operator"
+        }
         ErrorCode::DuplicateMember => "name each member once",
         ErrorCode::ExpectationFailed => "of expectations only 100-continue is understood",
         ErrorCode::ExpiredToken => "get a fresh token and send the request again",
@@ -197,6 +202,9 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::ServiceNotAllowed => {
             "ask the gateway's operator to open this service to the tenant, or to customer-bound tokens"
         }
+        ErrorCode::StateUnavailable => {
+            "nothing was done; wait as long as Retry-After says, then try again"
+        }
         ErrorCode::TenantDisabled => "ask the gateway's operator to enable this tenant",
         ErrorCode::UnknownService => {
             "service is one of createOrUpdateCustomer, getStatus, getDocumentImages, updateStatus"
@@ -216,8 +224,16 @@ fn advice(code: ErrorCode) -> &'static str {
     }
 }
 
-/// What DCAMS itself said, where it is relayed.
+/// What DCAMS itself said, where it is relayed; or would say, where it is not asked.
 fn upstream_message(error: &GatewayError) -> Option<&str> {
+    if let GatewayError::Own(
+        OwnershipError::AnotherTenants
+        | OwnershipError::NotAtUpstream
+        | OwnershipError::NotInLedger,
+    ) = error
+    {
+        return Some(verdict::NOT_FOUND);
+    }
     let GatewayError::Refuse(refusal) = error else {
         return None;
     };

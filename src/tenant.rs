@@ -23,6 +23,28 @@ pub struct Tenant {
     pub addresses: AddressRules,
     /// Which country's formats its customers' fields must have.
     pub country: Country,
+    /// What keeps its customers apart from those of other tenants on its account.
+    pub isolation: Isolation,
+}
+
+/// What keeps the customers of tenants on one account apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// The ledger of who created whom.
+    Ledger(Unowned),
+    /// Nothing: the tenant is alone on its account.
+    None,
+}
+
+/// What a tenant with a ledger may do with customers that the ledger does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unowned {
+    /// Whatever it may do with its own.
+    Allow,
+    /// The same, and the first to ask for one owns it.
+    Claim,
+    /// Nothing; they are answered as unknown.
+    Refuse,
 }
 
 /// How much of the upstream's answer is relayed.

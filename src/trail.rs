@@ -20,6 +20,7 @@ use crate::{
     audit::{AuditTrail, Content, Decision, ImageNote, Outcome, Phase},
     auth::Caller,
     clock,
+    customer::EmailCase,
     error::{Blame, GatewayError},
     ident::{CredentialId, PseudonymKey, Purpose, RequestId},
     metrics::{Finished, Metrics},
@@ -57,8 +58,20 @@ struct Sent {
     credential: CredentialId,
     began: Instant,
     took: Option<Duration>,
+    /// How often DCAMS was asked, this time included, and how long all other times took.
+    attempts: u8,
+    before: Duration,
     status: Option<u16>,
     customer_status: Option<&'static str>,
+}
+
+impl Sent {
+    /// How long DCAMS took, all times together. A call that did not come back was waited for until
+    /// now.
+    fn duration(&self, now: Instant) -> Duration {
+        let last = self.took.unwrap_or(now.duration_since(self.began));
+        self.before + last
+    }
 }
 
 /// How a request ended.
@@ -113,7 +126,7 @@ impl Trail {
     }
 
     /// Notes what a valid body asks for.
-    pub fn submitted(&mut self, submission: &Submission<'_>) {
+    pub fn submitted(&mut self, submission: &Submission<'_>, case: EmailCase) {
         let Some(caller) = &self.caller else { return };
         let pseudonym = |purpose, value: &str| {
             self.observers
@@ -124,7 +137,7 @@ impl Trail {
         self.content = Some(Content {
             service: submission.operation().name(),
             // One customer, one pseudonym, however the address was typed.
-            customer: pseudonym(Purpose::Customer, &email.to_ascii_lowercase()),
+            customer: pseudonym(Purpose::Customer, &case.canonical(email)),
             reference: submission
                 .reference()
                 .map(|r| pseudonym(Purpose::Reference, r)),
@@ -141,12 +154,18 @@ impl Trail {
         });
     }
 
-    /// Notes that the request goes upstream now.
+    /// Notes that a request goes upstream now, this one or a question of our own before it.
     pub fn sending(&mut self, credential: &CredentialId) {
+        let now = clock::instant();
+        let (attempts, before) = self.sent.as_ref().map_or((0, Duration::ZERO), |sent| {
+            (sent.attempts, sent.duration(now))
+        });
         self.sent = Some(Sent {
             credential: credential.clone(),
-            began: clock::instant(),
+            began: now,
             took: None,
+            attempts: attempts.saturating_add(1),
+            before,
             status: None,
             customer_status: None,
         });
@@ -195,9 +214,7 @@ impl Trail {
         self.ended = true;
         let now = clock::instant();
         let total = now.duration_since(self.began);
-        // A call that did not come back was waited for until now.
-        let call = |sent: &Sent| sent.took.unwrap_or(now.duration_since(sent.began));
-        let upstream = self.sent.as_ref().map(call);
+        let upstream = self.sent.as_ref().map(|sent| sent.duration(now));
         let gateway = total.saturating_sub(upstream.unwrap_or_default());
         self.observers.metrics.finished(&Finished {
             tenant: self.caller.as_ref().map(|caller| caller.tenant()),
@@ -284,7 +301,7 @@ impl Trail {
                 .map(GatewayError::reason)
                 .filter(|reason| *reason != end.code),
             credential: sent.map(|sent| sent.credential.as_str()),
-            attempts: u8::from(sent.is_some()),
+            attempts: sent.map_or(0, |sent| sent.attempts),
             http_status: end.http_status,
             upstream_status: sent.and_then(|sent| sent.status),
             customer_status: sent.and_then(|sent| sent.customer_status),

@@ -29,6 +29,7 @@ const ORDER: &[&str] = &[
     "auth",
     "body",
     "payload",
+    "customer",
     "credential",
     "upstream",
     "error",

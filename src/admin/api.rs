@@ -19,7 +19,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Admin, respond};
+use super::{
+    Admin,
+    import::{ImportError, import},
+    respond,
+};
 use crate::{
     auth::{
         register::{Entry, RegisterError},
@@ -64,6 +68,16 @@ impl From<RequestError> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<ImportError> for Refusal {
+    fn from(error: ImportError) -> Self {
+        let status = match error {
+            ImportError::NoLedger | ImportError::TooMany => StatusCode::BAD_REQUEST,
+            ImportError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
     }
 }
 
@@ -114,6 +128,15 @@ where
         return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
     }
     let path = parts.uri.path();
+    if path == "/api/customers/import" {
+        return match parts.method {
+            Method::POST => {
+                let request = read(&parts.headers, body).await?;
+                Ok((StatusCode::OK, import(&admin.importers, &request).await?))
+            }
+            _ => Err(not_allowed("POST")),
+        };
+    }
     if path == "/api/revocations" {
         return match parts.method {
             Method::GET => list_revocations(admin).await,
@@ -127,7 +150,7 @@ where
             _ => Err(not_allowed("DELETE")),
         };
     }
-    let detail = "served here: /api/revocations";
+    let detail = "served here: /api/customers/import, /api/revocations";
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 

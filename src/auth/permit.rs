@@ -148,7 +148,7 @@ mod tests {
         },
         ident::{AccountId, TenantId},
         operation::Operations,
-        tenant::{Country, Disclosure},
+        tenant::{Country, Disclosure, Isolation},
     };
 
     const ANN: &str = "ann@example.com";
@@ -168,6 +168,7 @@ mod tests {
             response: Disclosure::Minimal,
             addresses: AddressRules::default(),
             country: Country::Any,
+            isolation: Isolation::None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The lists `[[accounts]]` and `[[tenants]]`, and what the three lists have in common.
 //!
 //! Invariant: ids are unique, references resolve, and no two tenants reach the same customers:
-//! neither by one account, nor by two accounts with one user.
+//! neither by one account that they share without a ledger, nor by two accounts with one user.
 
 use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
@@ -16,9 +16,10 @@ use crate::{
         sections::COUNTRIES,
     },
     credential::{Account, Credential},
+    customer::EmailCase,
     ident::{AccountId, CredentialId, TenantId},
     operation::Operation,
-    tenant::{Country, Disclosure, Tenant},
+    tenant::{Country, Disclosure, Isolation, Tenant, Unowned},
 };
 
 /// The tables of one list, each with its id if that is a proper one.
@@ -126,6 +127,10 @@ fn account(
     if items.as_ref().is_some_and(Vec::is_empty) {
         section.mistake("credentials", "is empty", "write one credential");
     }
+    let cases = [("ignore", EmailCase::Ignore), ("exact", EmailCase::Exact)];
+    let email_case = section
+        .optional("email_case")
+        .map_or(Some(EmailCase::Ignore), |f| f.choice(&cases));
     section.finish();
     let mut items = items?.into_iter();
     let first = items.next().and_then(|field| credential(field, users));
@@ -138,6 +143,7 @@ fn account(
     Some(Account {
         id: id?,
         credentials: vec![first?],
+        email_case: email_case?,
     })
 }
 
@@ -192,12 +198,13 @@ pub(super) fn tenants(
     accounts: &Ids<'_>,
     common: Common,
 ) -> Option<Vec<Tenant>> {
-    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let mut taken: BTreeMap<String, Occupant> = BTreeMap::new();
     let tenants: Vec<Option<Tenant>> = sections
         .into_iter()
         .map(|(id, mut section)| {
-            let account = account_of(&mut section, accounts, &mut taken);
-            tenant(id, account, section, common)
+            let isolation = isolation(&mut section);
+            let account = account_of(&mut section, accounts, isolation, &mut taken);
+            tenant(id, account.zip(isolation), section, common)
         })
         .collect();
     accounts.warn_of_unused(
@@ -208,29 +215,74 @@ pub(super) fn tenants(
     tenants.into_iter().collect()
 }
 
+/// The first tenant of an account.
+struct Occupant {
+    path: String,
+    /// What keeps its customers apart; unknown where that is written wrong.
+    isolation: Option<Isolation>,
+}
+
 fn account_of(
     section: &mut Section<'_>,
     accounts: &Ids<'_>,
-    taken: &mut BTreeMap<String, String>,
+    isolation: Option<Isolation>,
+    taken: &mut BTreeMap<String, Occupant>,
 ) -> Option<AccountId> {
     let field = section.required("account")?;
     let id: AccountId = accounts.resolve(&field)?;
-    if let Some(other) = taken.get(id.as_str()) {
-        let problem = format!("is that of {other} too, and they would see each other's customers");
-        field.mistake(problem, "give each tenant an account of its own");
+    let Some(first) = taken.get(id.as_str()) else {
+        let path = section.path().to_owned();
+        taken.insert(id.to_string(), Occupant { path, isolation });
+        return Some(id);
+    };
+    // Of all tenants on an account each is compared with the first, so none goes unnoticed.
+    if [isolation, first.isolation].contains(&Some(Isolation::None)) {
+        let first = &first.path;
+        let problem = format!("is that of {first} too, and they would see each other's customers");
+        let mend = format!(
+            "write isolation = \"ledger\" under {} and {first}, or give each an account of its own",
+            section.path()
+        );
+        field.mistake(problem, &mend);
         return None;
     }
-    taken.insert(id.to_string(), section.path().to_owned());
     Some(id)
+}
+
+/// Reads `isolation` and what belongs to it.
+fn isolation(section: &mut Section<'_>) -> Option<Isolation> {
+    let ledger = section.optional("isolation").map_or(Some(false), |f| {
+        f.choice(&[("ledger", true), ("none", false)])
+    });
+    let choices = [
+        ("allow", Unowned::Allow),
+        ("claim", Unowned::Claim),
+        ("refuse", Unowned::Refuse),
+    ];
+    let written = section.optional("unowned");
+    if let Some(field) = &written
+        && ledger == Some(false)
+    {
+        field.mistake(
+            "has no meaning without a ledger",
+            "remove it, or write isolation = \"ledger\" beside it",
+        );
+        return None;
+    }
+    let unowned = written.map_or(Some(Unowned::Refuse), |f| f.choice(&choices));
+    if ledger? {
+        return Some(Isolation::Ledger(unowned?));
+    }
+    Some(Isolation::None)
 }
 
 fn tenant(
     id: Option<TenantId>,
-    account: Option<AccountId>,
+    account: Option<(AccountId, Isolation)>,
     mut section: Section<'_>,
     common: Common,
 ) -> Option<Tenant> {
-    section.unavailable(&["quota", "cors", "isolation"]);
+    section.unavailable(&["quota", "cors"]);
     let enabled = section.optional("enabled").map_or(Some(true), |f| f.flag());
     let services = section
         .required("services")
@@ -244,14 +296,16 @@ fn tenant(
         .map_or(Some(common.country), |f| f.choice(&COUNTRIES));
     let addresses = addresses(&mut section, common.one_address);
     section.finish();
+    let (account, isolation) = account?;
     Some(Tenant {
         id: id?,
-        account: account?,
+        account,
         enabled: enabled?,
         services: services?.into_iter().collect(),
         response: response?,
         addresses: addresses?,
         country: country?,
+        isolation,
     })
 }
 

@@ -3,7 +3,12 @@
 mod broken;
 mod remote;
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -14,7 +19,7 @@ use crate::{
     address::ForwardedHeader,
     operation::Operation,
     server::{Protocol, ProxyProtocol},
-    tenant::{Country, Disclosure},
+    tenant::{Country, Disclosure, Isolation, Unowned},
 };
 
 /// What no mistake may show, whatever is wrong.
@@ -111,7 +116,7 @@ impl Folder {
 }
 
 #[cfg(unix)]
-fn set_mode(path: &std::path::Path, mode: u32) {
+fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
@@ -671,8 +676,13 @@ fn the_defaults_that_default_toml_shows_for_the_lists_are_those_of_the_code() {
         "dpop_nonce",
     ];
     let issuer = issuer.map(shown).join("\n") + "\n" + &shown("customer_services");
-    let tenant = shown("enabled") + "\n" + &shown("response");
-    let text = BASE.replace("[[tenants]]", &format!("{issuer}\n[[tenants]]\n{tenant}"));
+    let tenant = ["enabled", "response", "isolation"].map(shown).join("\n");
+    let text = BASE
+        .replace("[[tenants]]", &format!("{issuer}\n[[tenants]]\n{tenant}"))
+        .replace(
+            "[[accounts]]",
+            &format!("[[accounts]]\n{}", shown("email_case")),
+        );
     folder.write("gateway.toml", text);
     let explicit = folder.load(&["gateway.toml"]).unwrap();
     let implied = folder.load_with("").unwrap();
@@ -689,8 +699,21 @@ fn the_defaults_that_default_toml_shows_for_the_lists_are_those_of_the_code() {
         )
     };
     assert_eq!(of_issuer(&explicit), of_issuer(&implied));
-    let of_tenant = |config: &Config| (config.tenants[0].enabled, config.tenants[0].response);
+    let of_tenant = |config: &Config| {
+        let t = &config.tenants[0];
+        (t.enabled, t.response, t.isolation)
+    };
     assert_eq!(of_tenant(&explicit), of_tenant(&implied));
+    let case = |config: &Config| config.accounts[0].email_case;
+    assert_eq!(case(&explicit), case(&implied));
+    // `unowned` needs a ledger beside it.
+    let ledger = "isolation = \"ledger\"\n";
+    let of = |unowned: &str| {
+        let tenant = format!("account = \"main\"\n{ledger}{unowned}");
+        folder.write("gateway.toml", BASE.replace("account = \"main\"", &tenant));
+        folder.load(&["gateway.toml"]).unwrap().tenants[0].isolation
+    };
+    assert_eq!(of(&shown("unowned")), of(""));
 }
 
 #[test]
@@ -727,4 +750,17 @@ fn a_clock_that_was_never_set_is_refused() {
     assert!(check_clock(at(0)).is_err());
     assert!(check_clock(at(EARLIEST - 1)).is_err());
     assert!(check_clock(at(EARLIEST)).is_ok());
+}
+
+#[test]
+fn the_state_is_beside_the_file_that_names_it_or_in_the_working_directory() {
+    let folder = Folder::new();
+    let implied = folder.load_with("").unwrap();
+    assert_eq!(implied.state_path, Path::new("state"));
+    folder.write(
+        "here.toml",
+        BASE.replace("[state]", "[state]\npath = \"mine\""),
+    );
+    let named = folder.load(&["here.toml"]).unwrap();
+    assert_eq!(named.state_path, folder.folder.path().join("mine"));
 }

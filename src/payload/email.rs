@@ -19,7 +19,8 @@ pub(super) fn check(text: &str) -> Result<(), Flaw> {
     ))
 }
 
-fn is_mailbox(text: &str) -> bool {
+/// Whether a text is a mailbox.
+pub fn is_mailbox(text: &str) -> bool {
     // The last one: a quoted local part may hold others, a domain none.
     let Some((local, domain)) = text.rsplit_once('@') else {
         return false;

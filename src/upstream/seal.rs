@@ -7,7 +7,11 @@
 use bytes::Bytes;
 
 use crate::{
-    auth::permit::Permit, credential::Credential, payload::Submission, segments::Segments,
+    auth::permit::Permit,
+    credential::Credential,
+    operation::Operation,
+    payload::{Field, Submission},
+    segments::Segments,
 };
 
 /// A complete upstream body. Every attempt sends the same bytes.
@@ -82,6 +86,29 @@ pub fn seal(
         text.push(b'"');
     }
     text.extend_from_slice(if images.is_empty() { b"}}" } else { b"}}}" });
+    body.push(Bytes::from(text));
+    SealedRequest { body }
+}
+
+/// Seals a question of our own about a submission's customer: what a getStatus would be.
+///
+/// # Panics
+///
+/// If the permit is for another service: nobody's customer is asked for without one.
+pub fn seal_question(
+    submission: &Submission<'_>,
+    permit: &Permit,
+    credential: &Credential,
+) -> SealedRequest {
+    assert_eq!(permit.operation(), submission.operation());
+    let mut text = Vec::with_capacity(submission.email().len() + 96);
+    write_name(&mut text, "service");
+    write_string(&mut text, Operation::GetStatus.name());
+    text.extend_from_slice(b",\"target\":{");
+    write_name(&mut text, Field::Email.name());
+    write_string(&mut text, submission.email());
+    text.extend_from_slice(b"}}");
+    let mut body = Segments::from(credential.head());
     body.push(Bytes::from(text));
     SealedRequest { body }
 }

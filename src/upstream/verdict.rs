@@ -29,7 +29,8 @@ const MAX_MESSAGE: usize = 512;
 
 /// The messages that the vendor documents.
 const BAD_LOGIN: &str = "Either your username or password is incorrect";
-const NOT_FOUND: &str = "The email address was not found";
+/// What DCAMS says of a customer that it does not know.
+pub const NOT_FOUND: &str = "The email address was not found";
 const REFUSALS: [&str; 2] = ["The email address is invalid", "Missing a required input"];
 
 /// Why an answer is not relayed as a success.

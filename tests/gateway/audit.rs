@@ -573,8 +573,10 @@ async fn a_request_leaves_one_line_of_log() {
         .to_owned();
     let bytes_out = answer.bytes().await.unwrap().len();
     world.post_text("not-a-token", "{}").await;
-    let lines = log.until(2).await;
-    assert_eq!(lines.len(), 2, "{lines:#?}");
+    // The first line of all says that there is a state store now.
+    let mut lines = log.until(3).await;
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    assert_eq!(lines.remove(0)["message"], "made an empty state store");
     let [first, second] = &lines[..] else {
         panic!("{lines:?}")
     };

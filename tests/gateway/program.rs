@@ -184,6 +184,11 @@ impl Served {
     /// Serves with the demo's configuration, whose secrets are in `folder` already, with more TOML
     /// on top, and `url` as its upstream.
     pub async fn start(folder: &Path, url: &str, toml: &str, variables: &[(&str, &str)]) -> Self {
+        Self::run(&mut Self::command(folder, url, toml, variables)).await
+    }
+
+    /// The command that does.
+    pub fn command(folder: &Path, url: &str, toml: &str, variables: &[(&str, &str)]) -> Command {
         fs::write(folder.join("more.toml"), toml).unwrap();
         let paths = ["demo.toml", "more.toml"].map(|name| folder.join(name).display().to_string());
         let fixed = [
@@ -192,7 +197,12 @@ impl Served {
             ("DCAMS_GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
         ];
         let arguments = ["serve", "--config", &paths[0], &paths[1]];
-        let mut program = Program::start(&mut command(&arguments, &[&fixed, variables].concat()));
+        command(&arguments, &[&fixed, variables].concat())
+    }
+
+    /// Waits until it is ready.
+    pub async fn run(command: &mut Command) -> Self {
+        let mut program = Program::start(command);
         let text = program.err.says("ready", 1).await;
         let address = |name: &str| {
             let rest = text

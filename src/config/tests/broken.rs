@@ -249,11 +249,10 @@ const SECTIONS: &[Case] = &[
         "telemetry.otlp_endpoint",
     ),
     ("", "[cache]\nenabled = true", "cache"),
-    (
-        "[state]",
-        "[state]\nbackend = \"embedded\"",
-        "state.backend",
-    ),
+    ("[state]", "[state]\nbackend = \"redis\"", "state.backend"),
+    ("[state]", "[state]\nbackend = \"sqlite\"", "state.backend"),
+    ("[state]", "[state]\npath = \"\"", "state.path"),
+    ("[state]", "[state]\nredis = {}", "state.redis"),
     ("[audit]", "[audit]\npath = \"audit\"", "audit.path"),
     (
         "[audit]",
@@ -601,8 +600,23 @@ const ENTRIES: &[Case] = &[
     ),
     (
         "account = \"main\"",
-        "account = \"main\"\nisolation = \"ledger\"",
+        "account = \"main\"\nisolation = \"quota\"",
         "tenants[acme].isolation",
+    ),
+    (
+        "account = \"main\"",
+        "account = \"main\"\nunowned = \"claim\"",
+        "tenants[acme].unowned",
+    ),
+    (
+        "account = \"main\"",
+        "account = \"main\"\nisolation = \"ledger\"\nunowned = \"ask\"",
+        "tenants[acme].unowned",
+    ),
+    (
+        "id = \"main\"",
+        "id = \"main\"\nemail_case = \"lower\"",
+        "accounts[main].email_case",
     ),
     (
         "account = \"main\"",
@@ -680,12 +694,51 @@ fn two_tenants_never_reach_the_same_customers() {
     folder.write("gateway.toml", format!("{BASE}{second}"));
     let expected = pairs(&[("gateway.toml", "tenants[beta].account")]);
     assert_eq!(folder.mistakes(&["gateway.toml"]), expected);
+    let error = folder.load(&["gateway.toml"]).unwrap_err().to_string();
+    assert!(error.contains("tenants[acme]"), "{error}");
+    assert!(error.contains("isolation = \"ledger\""), "{error}");
     let copied = "[[accounts]]\nid = \"copy\"\ncredentials = \
                   [{ id = \"c9\", user = { file = \"user\" }, pass = { file = \"pass\" } }]\n";
     let second = second.replace("main", "copy");
     folder.write("gateway.toml", format!("{BASE}{copied}{second}"));
     let expected = pairs(&[("gateway.toml", "accounts[copy].credentials[c9].user")]);
     assert_eq!(folder.mistakes(&["gateway.toml"]), expected);
+}
+
+#[test]
+fn tenants_share_an_account_only_where_each_of_them_has_a_ledger() {
+    let text = |with_ledger: &[bool]| {
+        let tenants = with_ledger.iter().enumerate().map(|(index, ledger)| {
+            let isolation = if *ledger { "ledger" } else { "none" };
+            format!(
+                "[[tenants]]\nid = \"t{index}\"\naccount = \"main\"\n\
+                 services = [\"getStatus\"]\nisolation = \"{isolation}\"\n"
+            )
+        });
+        let rest = between("[state]", Some("[[tenants]]"));
+        rest.replace("\"acme\"", "\"t0\"") + &tenants.collect::<String>()
+    };
+    let folder = Folder::new();
+    for tenants in [&[true][..], &[true; 2], &[true; 3]] {
+        folder.write("gateway.toml", text(tenants));
+        let config = folder.load(&["gateway.toml"]).unwrap();
+        let ledger = Isolation::Ledger(Unowned::Refuse);
+        assert!(config.tenants.iter().all(|t| t.isolation == ledger));
+    }
+    for (tenants, named) in [
+        (&[true, false][..], &["tenants[t1].account"][..]),
+        (&[false, true], &["tenants[t1].account"]),
+        (&[true, true, false], &["tenants[t2].account"]),
+        (&[true, false, true], &["tenants[t1].account"]),
+        (
+            &[false, true, true],
+            &["tenants[t1].account", "tenants[t2].account"],
+        ),
+    ] {
+        folder.write("gateway.toml", text(tenants));
+        let expected: Vec<_> = named.iter().map(|key| ("gateway.toml", *key)).collect();
+        assert_eq!(folder.mistakes(&["gateway.toml"]), pairs(&expected));
+    }
 }
 
 #[test]
