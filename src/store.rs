@@ -148,7 +148,32 @@ impl Store {
         keys: Vec<Pseudonym>,
         change: impl Fn(usize, Option<&[u8]>) -> Change + Send + 'static,
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let updated = self.0.update(table, keys, Decide(Box::new(change)));
+        self.ask(table, keys, Decide(Box::new(change)), None).await
+    }
+
+    /// The same for one entry, and where nobody waits for the outcome any more when it has happened
+    /// (the disk took too long), `undo` is done after it.
+    pub async fn update_or_undo(
+        &self,
+        table: Table,
+        key: Pseudonym,
+        change: impl Fn(Option<&[u8]>) -> Change + Send + 'static,
+        undo: impl Fn(Option<&[u8]>) -> Change + Send + 'static,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let change = Decide(Box::new(move |_, value| change(value)));
+        let undo = Decide(Box::new(move |_, value| undo(value)));
+        let former = self.ask(table, vec![key], change, Some(undo)).await?;
+        Ok(former.into_iter().next().flatten())
+    }
+
+    async fn ask(
+        &self,
+        table: Table,
+        keys: Vec<Pseudonym>,
+        change: Decide,
+        undo: Option<Decide>,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let updated = self.0.update(table, keys, change, undo);
         let updated = timeout(UPDATE_TIME, updated).await;
         let Former(former) = updated.unwrap_or(Err(StoreError::Unavailable))?;
         Ok(former)

@@ -98,7 +98,25 @@ struct Job {
     table: Table,
     keys: Vec<Pseudonym>,
     change: Decide,
+    /// What is done if nobody waits for the outcome.
+    undo: Option<Decide>,
     done: oneshot::Sender<Result<Former, StoreError>>,
+}
+
+impl Job {
+    /// Answers who asked; what is to be undone, where nobody is there to hear that it happened.
+    fn answer(self, result: Result<Former, StoreError>) -> Option<Self> {
+        let Err(Ok(_)) = self.done.send(result) else {
+            return None;
+        };
+        Some(Self {
+            table: self.table,
+            keys: self.keys,
+            change: self.undo?,
+            undo: None,
+            done: oneshot::channel().0,
+        })
+    }
 }
 
 impl Embedded {
@@ -106,7 +124,13 @@ impl Embedded {
         let sealer = Sealer::derive(key).map_err(|_| OpenError::System("cryptography"))?;
         let lock = lock(folder)?;
         let path = folder.join(FILE);
-        if !path.try_exists().map_err(of_folder(&path))? {
+        // Not where a link leads: one that leads nowhere is a volume that is not there.
+        let missing = match fs::symlink_metadata(&path) {
+            Ok(_) => false,
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(error) => return Err(of_folder(&path)(error)),
+        };
+        if missing {
             create(folder, &path, &sealer)?;
             tracing::info!(path = %path.display(), "made an empty state store");
         }
@@ -149,6 +173,7 @@ impl Embedded {
                 table: Table::Customers,
                 keys: Vec::new(),
                 change: Decide(Box::new(|_, _| Change::Keep)),
+                undo: None,
                 done: oneshot::channel().0,
             }));
         }
@@ -160,6 +185,7 @@ impl Embedded {
         table: Table,
         keys: Vec<Pseudonym>,
         change: Decide,
+        undo: Option<Decide>,
     ) -> Result<Former, StoreError> {
         let queue = self.0.queue.as_ref().ok_or(StoreError::Unavailable)?;
         let (done, answer) = oneshot::channel();
@@ -167,6 +193,7 @@ impl Embedded {
             table,
             keys,
             change,
+            undo,
             done,
         };
         let queued = queue.send(job).await;
@@ -235,8 +262,14 @@ impl Open {
     /// The writer's thread, until the store is dropped.
     fn write(&self, mut queue: mpsc::Receiver<Job>) {
         let mut opened = clock::instant();
-        while let Some(first) = queue.blocking_recv() {
-            let mut jobs = vec![first];
+        let mut jobs: Vec<Job> = Vec::new();
+        loop {
+            if jobs.is_empty() {
+                let Some(first) = queue.blocking_recv() else {
+                    return;
+                };
+                jobs.push(first);
+            }
             while jobs.len() < QUEUE
                 && let Ok(next) = queue.try_recv()
             {
@@ -248,10 +281,12 @@ impl Open {
                 self.give_up();
             }
             let results = written.unwrap_or_else(|error| jobs.iter().map(|_| Err(error)).collect());
-            for (job, result) in jobs.into_iter().zip(results) {
-                // Who asked may have gone; what it asked for has happened.
-                drop(job.done.send(result));
-            }
+            let answered = jobs.drain(..).zip(results).collect::<Vec<_>>();
+            jobs.extend(
+                answered
+                    .into_iter()
+                    .filter_map(|(job, result)| job.answer(result)),
+            );
         }
     }
 

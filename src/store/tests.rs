@@ -8,7 +8,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tempfile::TempDir;
 
@@ -322,4 +322,48 @@ fn edit(state: &Path, change: impl FnOnce(&Database)) {
     let db = Database::open(state.join("state.redb")).unwrap();
     assert!(db.begin_read().is_ok());
     change(&db);
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_any_more_is_undone_where_that_was_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let store = Store::open(folder.path(), &KEY).unwrap();
+    let kept = key("a");
+    let put = |_: Option<&[u8]>| Change::Put(b"held".to_vec());
+    let undo = |value: Option<&[u8]>| match value {
+        Some(b"held") => Change::Remove,
+        Some(_) | None => Change::Keep,
+    };
+    // Asked for and waited for: it stays.
+    store
+        .update_or_undo(Table::Customers, kept, put, undo)
+        .await
+        .unwrap();
+    assert!(store.get(Table::Customers, &kept).await.unwrap().is_some());
+    // Asked for, and given up before it was done.
+    let other = key("b");
+    let mut asked = Box::pin(store.update_or_undo(Table::Customers, other, put, undo));
+    assert!((&mut asked).now_or_never().is_none());
+    drop(asked);
+    // The writer takes what was asked for in order, and undoes after that.
+    let undone = async {
+        let keep = |_: usize, _: Option<&[u8]>| Change::Keep;
+        while store.update(Table::Customers, vec![other], keep).await != Ok(vec![None]) {}
+    };
+    let waited = timeout(Duration::from_secs(20), undone).await;
+    assert!(waited.is_ok());
+    assert!(store.get(Table::Customers, &other).await.unwrap().is_none());
+    assert!(store.get(Table::Customers, &kept).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_not_taken_for_a_missing_file() {
+    let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    drop(Store::open(elsewhere.path(), &KEY).unwrap());
+    let volume = elsewhere.path().join("state.redb");
+    std::os::unix::fs::symlink(&volume, folder.path().join("state.redb")).unwrap();
+    drop(Store::open(folder.path(), &KEY).unwrap());
+    fs::remove_file(&volume).unwrap();
+    assert!(Store::open(folder.path(), &KEY).is_err());
+    assert!(!volume.exists());
 }
