@@ -80,6 +80,11 @@ impl Admin {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             return response;
         }
+        // A page in a browser on this machine could reach us by a name of its own.
+        if !probe && self.token.is_none() && !api::names_loopback(&parts.headers) {
+            let why = "without admin.token only a loopback Host is served: use http://127.0.0.1\n";
+            return text(StatusCode::FORBIDDEN, why);
+        }
         if path.starts_with("/api/") {
             return api::answer(self, &parts, body).await;
         }
@@ -96,7 +101,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/customers/import, /api/revocations\n",
+                "served here: /livez, /readyz, /metrics, /api/customers/{import,owner,remove}, /api/revocations\n",
             ),
         }
     }
@@ -166,7 +171,7 @@ fn describe(keys: &RemoteKeys) -> String {
     let (id, status) = (keys.issuer(), keys.status());
     let mut line = match status.age {
         Some(age) => format!(
-            "issuer {id}: {} keys, confirmed {} s ago",
+            "issuer {id}: keys {}, confirmed {} s ago",
             status.keys,
             age.as_secs()
         ),

@@ -15,7 +15,10 @@ use crate::{
     address::Client,
     admin::Admin,
     audit::AuditTrail,
-    auth::{Authenticator, dpop::ProofChecker, jwks::RemoteKeys, register::Register},
+    auth::{
+        Authenticator, dpop::ProofChecker, jwks::RemoteKeys, register::Register,
+        revocation::request::Terms,
+    },
     body::ByteBudget,
     clock,
     config::Config,
@@ -107,6 +110,7 @@ impl App {
         let importers = importers(&config, &ledger);
         let register = Register::open(store, config.pseudonyms.clone(), config.revocations);
         let register = Arc::new(register.await?);
+        warn_of_lost(&register, &config.terms).await?;
         let observers = Arc::new(Observers {
             audit: AuditTrail::new(&config.audit_key, edges.audit),
             metrics: Metrics::new(),
@@ -209,6 +213,23 @@ impl App {
         let (finished, _) = tokio::join!(public, operators);
         finished
     }
+}
+
+/// A revocation is kept by its issuer's id; under another one it would silently be gone.
+async fn warn_of_lost(register: &Register, terms: &Terms) -> Result<(), StoreError> {
+    let entries = register.entries(clock::now()).await?;
+    let lost = entries
+        .iter()
+        .filter(|e| !terms.knows(&e.revocation.target));
+    let lost = lost.count();
+    if lost > 0 {
+        tracing::warn!(
+            revocations = lost,
+            "revocations name issuers or tenants that are not configured any more, and cover \
+             nothing: where one was renamed, give it its former id back"
+        );
+    }
+    Ok(())
 }
 
 /// Most connections of the admin listener: a few scrapers and probes, and room for people.

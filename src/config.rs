@@ -241,6 +241,7 @@ fn terms(issuers: Option<&[Issuer]>, tenants: Option<&[Tenant]>) -> Option<Terms
         id: issuer.settings.id.clone(),
         max_ttl: issuer.settings.max_ttl,
         leeway: issuer.settings.leeway,
+        kids: issuer.settings.keys.fixed_kids(),
     };
     Some(Terms {
         issuers: issuers?.iter().map(of_issuer).collect(),

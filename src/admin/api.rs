@@ -1,7 +1,7 @@
 //! The operators' interface under `/api/`: JSON in, JSON out.
 //!
-//! Invariant: who gets here has the admin token, or is on loopback and no web page: a page in a
-//! browser on this machine could otherwise ask for things in the operator's name. Answers name
+//! Invariant: who gets here has the admin token, or is on loopback and no web page: what a page in a
+//! browser can send without being asked about it first is refused. Answers name
 //! configured things and show no subject, customer or token; errors repeat nothing of a request.
 
 use std::time::Duration;
@@ -15,6 +15,7 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
+use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -26,14 +27,14 @@ use super::{
 };
 use crate::{
     auth::{
-        register::{Entry, RegisterError},
+        register::{Entry, RegisterError, Removal},
         revocation::{
-            Target,
+            Revocation, Target,
             request::{RequestError, RevocationRequest},
         },
     },
     clock,
-    ident::Pseudonym,
+    ident::{IssuerId, Pseudonym},
     segments::Segments,
     store::StoreError,
 };
@@ -117,21 +118,22 @@ where
 /// Why a body broke off; it is not looked at.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a body holds, as it is told to who sent another.
+const CUSTOMERS: &str = "`tenant` and `emails`";
+const TOKENS: &str = "`issuer`, `jti`, `subject`, `kid`, `tenant`, `issued_before` and `expires` (the last \
+                      two as \"2026-11-23T08:00:00Z\")";
+
 type Answer = Result<(StatusCode, Value), Refusal>;
 
 async fn route<B>(admin: &Admin, parts: &Parts, body: B) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    if admin.token.is_none() && !names_loopback(&parts.headers) {
-        let detail = "without admin.token only a loopback Host is served: use http://127.0.0.1";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
-    }
     let path = parts.uri.path();
     if path == "/api/customers/import" {
         return match parts.method {
             Method::POST => {
-                let request = read(&parts.headers, body).await?;
+                let request = read(&parts.headers, body, CUSTOMERS).await?;
                 Ok((StatusCode::OK, import(&admin.importers, &request).await?))
             }
             _ => Err(not_allowed("POST")),
@@ -140,7 +142,7 @@ where
     if path == "/api/revocations" {
         return match parts.method {
             Method::GET => list_revocations(admin).await,
-            Method::POST => revoke(admin, read(&parts.headers, body).await?).await,
+            Method::POST => revoke(admin, read(&parts.headers, body, TOKENS).await?).await,
             _ => Err(not_allowed("GET, POST")),
         };
     }
@@ -150,7 +152,7 @@ where
             _ => Err(not_allowed("DELETE")),
         };
     }
-    let detail = "served here: /api/customers/import, /api/revocations";
+    let detail = "served here: /api/customers/{import,owner,remove}, /api/revocations";
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 
@@ -170,48 +172,87 @@ async fn revoke(admin: &Admin, request: RevocationRequest) -> Answer {
 }
 
 async fn take_back(admin: &Admin, id: &str) -> Answer {
-    let unknown = || Refusal::new(StatusCode::NOT_FOUND, "there is no such revocation");
-    let id: Pseudonym = id.parse().map_err(|_| unknown())?;
-    if admin.register.remove(id).await? {
-        tracing::info!(revocation.id = %id, "revocation taken back");
-        return Ok((StatusCode::OK, json!({ "removed": id.to_string() })));
+    let unknown = |_| Refusal::new(StatusCode::NOT_FOUND, NO_SUCH_REVOCATION);
+    let id: Pseudonym = id.parse().map_err(unknown)?;
+    let removal = admin.register.remove(id).await?;
+    let answer = removed(id, removal).map_err(|why| {
+        let status = if removal == Removal::Unknown {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::CONFLICT
+        };
+        Refusal::new(status, why)
+    })?;
+    tracing::info!(revocation.id = %id, "revocation taken back");
+    Ok((StatusCode::OK, answer))
+}
+
+const IN_CONFIGURATION: &str = "it stands in the configuration: remove it there";
+const NO_SUCH_REVOCATION: &str = "there is no such revocation";
+
+/// What an operator is told of a revocation that was to be taken back.
+pub(crate) fn removed(id: Pseudonym, removal: Removal) -> Result<Value, &'static str> {
+    let id = id.to_string();
+    match removal {
+        Removal::Configured => Err(IN_CONFIGURATION),
+        Removal::ConfiguredToo => Ok(json!({ "removed": id, "still_in_force": IN_CONFIGURATION })),
+        Removal::Done => Ok(json!({ "removed": id })),
+        Removal::Unknown => Err(NO_SUCH_REVOCATION),
     }
-    let configured = admin.register.entries(clock::now()).await?;
-    if configured.iter().any(|entry| entry.id == id) {
-        let detail = "this one stands in the configuration: remove it there";
-        return Err(Refusal::new(StatusCode::CONFLICT, detail));
-    }
-    Err(unknown())
 }
 
 /// An entry for operators. A subject may name a person: the entry's id stands for it.
 pub(crate) fn show(entry: &Entry) -> Value {
-    let Entry {
-        id,
-        revocation,
-        configured,
-    } = entry;
-    let mut shown = json!({
-        "id": id.to_string(),
-        "kind": revocation.target.kind(),
-        "issued_before": revocation.issued_before,
-        "ends": revocation.ends,
-        "configured": configured,
-    });
-    if let Some(issuer) = revocation.target.issuer() {
-        shown["issuer"] = issuer.as_str().into();
+    #[derive(Default, Serialize)]
+    struct Named<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        issuer: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jti: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kid: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tenant: Option<&'a str>,
     }
-    match &revocation.target {
-        Target::Key { kid, .. } => shown["kid"] = kid.as_ref().into(),
-        Target::Tenant { tenant } => shown["tenant"] = tenant.as_str().into(),
-        Target::Token { jti, .. } => shown["jti"] = jti.as_ref().into(),
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        id: String,
+        kind: &'static str,
+        #[serde(flatten)]
+        named: Named<'a>,
+        issued_before: Option<Timestamp>,
+        ends: Option<Timestamp>,
+        configured: bool,
+    }
+    let Revocation {
+        target,
+        issued_before,
+        ends,
+    } = &entry.revocation;
+    let mut named = Named {
+        issuer: target.issuer().map(IssuerId::as_str),
+        ..Named::default()
+    };
+    match target {
         Target::Everything { .. } | Target::Subject { .. } => {}
+        Target::Key { kid, .. } => named.kid = Some(kid),
+        Target::Tenant { tenant } => named.tenant = Some(tenant.as_str()),
+        Target::Token { jti, .. } => named.jti = Some(jti),
     }
-    shown
+    let shown = Shown {
+        id: entry.id.to_string(),
+        kind: target.kind(),
+        named,
+        issued_before: *issued_before,
+        ends: *ends,
+        configured: entry.configured,
+    };
+    // Texts, times and a flag: making a document of them has nothing to fail on.
+    serde_json::to_value(shown).unwrap_or_default()
 }
 
 /// Reads a body of JSON, and nothing that a form or a link in a page could send.
-async fn read<B, T>(headers: &HeaderMap, body: B) -> Result<T, Refusal>
+async fn read<B, T>(headers: &HeaderMap, body: B, expected: &str) -> Result<T, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
     T: DeserializeOwned,
@@ -235,7 +276,7 @@ where
         // Its text would repeat the input.
         let place = format!("line {}, column {}", error.line(), error.column());
         let detail =
-            format!("the body is not the JSON that is taken here ({place}); see the README");
+            format!("at {place}: expected a JSON object of {expected}, and no other member");
         Refusal::new(StatusCode::BAD_REQUEST, detail)
     })
 }
@@ -251,7 +292,7 @@ fn not_allowed(allow: &'static str) -> Refusal {
 }
 
 /// Whether `Host` is this machine: a page that had its own name resolve to 127.0.0.1 is not.
-fn names_loopback(headers: &HeaderMap) -> bool {
+pub(super) fn names_loopback(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let authority = host.and_then(|host| host.parse::<Authority>().ok());
     authority.is_some_and(|authority| is_loopback(authority.host()))

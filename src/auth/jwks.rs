@@ -67,6 +67,14 @@ impl KeySource {
         }
     }
 
+    /// The names of the keys, where those are fixed; one without a name is left out.
+    pub fn fixed_kids(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Fixed(keys) => Some(keys.kids().map(str::to_owned).collect()),
+            Self::Remote(_) => None,
+        }
+    }
+
     /// Whether a key for this algorithm may be there, or may come.
     pub(super) fn may_serve(&self, algorithm: Algorithm) -> bool {
         match self {
@@ -286,10 +294,12 @@ impl RemoteKeys {
         let reason = error.reason();
         let (ended, failures) = self.schedule().fail(reason, clock::instant(), dice());
         if failures == 1 {
+            let none = self.known.load().keys.is_none();
             tracing::warn!(
                 issuer.id = %self.issuer,
                 reason,
-                "fetching the issuer's keys failed; the last good ones are kept while it is repeated"
+                consequence = if none { "its tokens are refused" } else { "the last keys are kept" },
+                "fetching the issuer's keys failed; it is repeated"
             );
         } else {
             tracing::debug!(issuer.id = %self.issuer, reason, failures, "fetching failed again");

@@ -112,6 +112,11 @@ impl KeySet {
         self.len() == other.len() && self.keys.iter().all(has)
     }
 
+    /// The names of the keys that have one.
+    pub(super) fn kids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(VerifyingKey::kid)
+    }
+
     /// Whether any key is bound to this algorithm.
     pub(super) fn serves(&self, algorithm: Algorithm) -> bool {
         self.of(algorithm).next().is_some()

@@ -1,9 +1,15 @@
 //! Keeps the register of revocations: durable in the state store, and in force on every request.
 //!
-//! Invariant: what was asked for is on disk and in force when the call returns. The list that
-//! requests look at is never behind the store for longer than the call that changed it.
+//! Invariant: what was acknowledged is on disk and in force. Where the disk does not answer in time,
+//! what was asked for is in force all the same, until the store has been looked at again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -29,6 +35,8 @@ pub struct Register {
     pseudonyms: PseudonymKey,
     configured: Vec<Revocation>,
     list: RevocationList,
+    /// Whether an update ended in doubt, so that the list may differ from the store.
+    behind: AtomicBool,
 }
 
 /// An entry, as operators see it.
@@ -40,6 +48,19 @@ pub struct Entry {
     pub revocation: Revocation,
     /// Whether it stands in the configuration, where alone it can be removed.
     pub configured: bool,
+}
+
+/// What came of taking a revocation back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It stands in the configuration, and is removed there.
+    Configured,
+    /// It is gone from the register, and the same one stands in the configuration.
+    ConfiguredToo,
+    /// It is gone.
+    Done,
+    /// There was none.
+    Unknown,
 }
 
 /// Why the register was not changed.
@@ -77,6 +98,7 @@ impl Register {
             pseudonyms,
             configured,
             list,
+            behind: AtomicBool::new(false),
         })
     }
 
@@ -91,6 +113,7 @@ impl Register {
             return Err(RegisterError::Full);
         }
         let (id, target) = (self.id(&revocation.target), revocation.target.clone());
+        let in_force = revocation.clone();
         let change = move |_: usize, stored: Option<&[u8]>| {
             let joined = match stored.map(decode) {
                 Some(Ok(known)) => revocation.clone().with(&known),
@@ -99,9 +122,11 @@ impl Register {
             };
             Change::Put(encode(&joined))
         };
-        self.store
-            .update(Table::Revocations, vec![id], change)
-            .await?;
+        // In force before it is written: a disk that takes too long may write it or not, and until
+        // that is known (`keep_tidy`) the strict side is the safe one.
+        self.list.add(&in_force);
+        let written = self.store.update(Table::Revocations, vec![id], change);
+        self.note(written.await)?;
         let stored = self.apply(&[(id, target)]).await?.pop().flatten();
         Ok(Entry {
             id,
@@ -110,18 +135,26 @@ impl Register {
         })
     }
 
-    /// Takes a revocation back; whether there was one.
-    pub async fn remove(&self, id: Pseudonym) -> Result<bool, RegisterError> {
+    /// Takes a revocation back.
+    pub async fn remove(&self, id: Pseudonym) -> Result<Removal, RegisterError> {
+        let configured = self.configured.iter().any(|r| self.id(&r.target) == id);
         let stored = self.store.get(Table::Revocations, &id).await?;
         let Some(stored) = stored.as_deref().map(decode).transpose()? else {
-            return Ok(false);
+            return Ok(if configured {
+                Removal::Configured
+            } else {
+                Removal::Unknown
+            });
         };
         let change = |_: usize, _: Option<&[u8]>| Change::Remove;
-        self.store
-            .update(Table::Revocations, vec![id], change)
-            .await?;
+        let written = self.store.update(Table::Revocations, vec![id], change);
+        self.note(written.await)?;
         self.apply(&[(id, stored.target)]).await?;
-        Ok(true)
+        Ok(if configured {
+            Removal::ConfiguredToo
+        } else {
+            Removal::Done
+        })
     }
 
     /// Everything in force.
@@ -156,7 +189,27 @@ impl Register {
         }
     }
 
+    /// Remembers that the list may differ from the store, where that was asked in vain.
+    fn note<T>(&self, asked: Result<T, StoreError>) -> Result<T, StoreError> {
+        asked.inspect_err(|_| self.behind.store(true, Relaxed))
+    }
+
+    /// Brings the whole list in step, where an update ended in doubt since the last time.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        if !self.behind.swap(false, Relaxed) {
+            return Ok(());
+        }
+        let stored = self.note(self.store.scan(Table::Revocations).await)?;
+        let mut targets = self.list.snapshot().targets();
+        for (_, value) in stored {
+            targets.insert(decode(&value)?.target);
+        }
+        let targets: Vec<_> = targets.into_iter().map(|t| (self.id(&t), t)).collect();
+        self.note(self.apply(&targets).await).map(drop)
+    }
+
     async fn tidy(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.catch_up().await?;
         let mut ended = Vec::new();
         for (id, value) in self.store.scan(Table::Revocations).await? {
             let revocation = decode(&value)?;
@@ -185,13 +238,13 @@ impl Register {
         &self,
         targets: &[(Pseudonym, Target)],
     ) -> Result<Vec<Option<Revocation>>, StoreError> {
+        let in_question: Vec<&Target> = targets.iter().map(|(_, target)| target).collect();
         let mut stored = self.stored(targets).await?;
         loop {
             let standing = self.configured.iter().cloned();
-            let kept = standing.filter(|r| targets.iter().any(|(_, target)| r.target == *target));
+            let kept = standing.filter(|r| in_question.contains(&&r.target));
             let in_force: Vec<Revocation> = kept.chain(stored.iter().flatten().cloned()).collect();
-            self.list
-                .set(targets.iter().map(|(_, target)| target), &in_force);
+            self.list.set(&in_question, &in_force);
             let since = self.stored(targets).await?;
             if since == stored {
                 return Ok(stored);
@@ -212,12 +265,16 @@ impl Register {
         Ok(stored)
     }
 
-    /// The entry's key. A subject may name a person, so it is a pseudonym like every other key.
     fn id(&self, target: &Target) -> Pseudonym {
-        let value = serde_json::to_vec(target).unwrap_or_default();
-        self.pseudonyms
-            .pseudonym(Purpose::Revocation, Scope::GATEWAY, &value)
+        entry_id(&self.pseudonyms, target)
     }
+}
+
+/// The name of a target's entry. A subject may name a person, so it is a pseudonym like every other
+/// key of the store.
+pub fn entry_id(pseudonyms: &PseudonymKey, target: &Target) -> Pseudonym {
+    let value = serde_json::to_vec(target).unwrap_or_default();
+    pseudonyms.pseudonym(Purpose::Revocation, Scope::GATEWAY, &value)
 }
 
 fn encode(revocation: &Revocation) -> Vec<u8> {
@@ -227,4 +284,98 @@ fn encode(revocation: &Revocation) -> Vec<u8> {
 
 fn decode(value: &[u8]) -> Result<Revocation, StoreError> {
     serde_json::from_slice(value).map_err(|_| StoreError::Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{auth::revocation::Revoked, ident::TenantId};
+
+    const AT: i64 = 1_800_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn of(tenant: &str, ends: i64) -> Revocation {
+        let tenant = TenantId::try_from(tenant).unwrap();
+        Revocation {
+            target: Target::Tenant { tenant },
+            issued_before: None,
+            ends: Some(at(ends)),
+        }
+    }
+
+    async fn register(store: &Store, configured: Vec<Revocation>) -> Register {
+        let pseudonyms = PseudonymKey::derive(&[1; 32]);
+        let opened = Register::open(store.clone(), pseudonyms, configured);
+        opened.await.unwrap()
+    }
+
+    fn in_force(register: &Register) -> Vec<String> {
+        let targets = register.list.snapshot().targets();
+        let name = |target: &Target| {
+            let Target::Tenant { tenant } = target else {
+                return target.kind().to_owned();
+            };
+            tenant.to_string()
+        };
+        let mut names: Vec<String> = targets.iter().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_removed_and_what_was_renewed_or_is_configured_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let register = register(&store, vec![of("configured", AT + 99)]).await;
+        for revocation in [
+            of("a", AT),
+            of("b", AT),
+            of("configured", AT),
+            of("c", AT + 1),
+        ] {
+            register.add(revocation).await.unwrap();
+        }
+        register.add(of("b", AT + 1)).await.unwrap();
+        register.tidy(at(AT)).await.unwrap();
+        assert_eq!(in_force(&register), ["b", "c", "configured"]);
+        let entries = register.entries(at(AT)).await.unwrap();
+        assert_eq!(entries.len(), 3);
+        // The same from the file.
+        let reopened = self::register(&store, Vec::new()).await;
+        assert_eq!(in_force(&reopened), ["b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn after_an_update_in_doubt_the_list_follows_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let (one, two) = (
+            register(&store, Vec::new()).await,
+            register(&store, Vec::new()).await,
+        );
+        // Written, though nobody heard of it; and in force, though it was not written.
+        two.add(of("written", AT + 9)).await.unwrap();
+        one.list.add(&of("unwritten", AT + 9));
+        one.tidy(at(AT)).await.unwrap();
+        assert_eq!(in_force(&one), ["unwritten"]);
+        one.note::<()>(Err(StoreError::Unavailable)).unwrap_err();
+        one.tidy(at(AT)).await.unwrap();
+        assert_eq!(in_force(&one), ["written"]);
+    }
+
+    #[tokio::test]
+    async fn there_is_a_most_of_entries() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let register = register(&store, Vec::new()).await;
+        let mut full = Revoked::default();
+        full.extend((0..MAX_ENTRIES).map(|number| of(&number.to_string(), AT)));
+        register.list.replace(full);
+        let added = register.add(of("one-more", AT)).await;
+        assert_eq!(added.err(), Some(RegisterError::Full));
+        assert_eq!(store.scan(Table::Revocations).await.unwrap().len(), 0);
+    }
 }

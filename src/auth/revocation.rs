@@ -7,7 +7,11 @@
 
 pub mod request;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -135,7 +139,8 @@ pub(super) struct Named<'a> {
     pub(super) tenant: &'a TenantId,
     pub(super) subject: Option<&'a str>,
     pub(super) jti: Option<&'a str>,
-    pub(super) kid: Option<&'a str>,
+    /// The key's name, as the token has it and as the issuer has it; one may lack it.
+    pub(super) kids: [Option<&'a str>; 2],
     pub(super) issued: Option<Timestamp>,
 }
 
@@ -143,7 +148,7 @@ impl Marks {
     pub(super) fn of(token: &Named<'_>) -> Self {
         let issuer = || token.issuer.clone();
         let tenant = token.tenant.clone();
-        let mut targets = Vec::with_capacity(6);
+        let mut targets = Vec::with_capacity(7);
         targets.push(Target::Everything { issuer: None });
         targets.push(Target::Everything {
             issuer: Some(issuer()),
@@ -157,7 +162,7 @@ impl Marks {
             issuer: issuer(),
             jti: jti.into(),
         }));
-        targets.extend(token.kid.map(|kid| Target::Key {
+        targets.extend(token.kids.into_iter().flatten().map(|kid| Target::Key {
             issuer: issuer(),
             kid: kid.into(),
         }));
@@ -179,16 +184,21 @@ impl RevocationList {
         self.0.store(Arc::new(revoked));
     }
 
-    /// Sets what is in force for these targets: `revocations` and nothing else.
-    pub(super) fn set<'t>(
-        &self,
-        targets: impl Iterator<Item = &'t Target> + Clone,
-        revocations: &[Revocation],
-    ) {
+    /// Puts one more in force.
+    pub(super) fn add(&self, revocation: &Revocation) {
         self.0.rcu(|known| {
             let mut revoked = Revoked::clone(known);
-            for target in targets.clone() {
-                revoked.0.remove(target);
+            revoked.add(revocation.clone());
+            revoked
+        });
+    }
+
+    /// Sets what is in force for these targets: `revocations` and nothing else.
+    pub(super) fn set(&self, targets: &[&Target], revocations: &[Revocation]) {
+        self.0.rcu(|known| {
+            let mut revoked = Revoked::clone(known);
+            for target in targets {
+                revoked.0.remove(*target);
             }
             revoked.extend(revocations.iter().cloned());
             revoked
@@ -228,6 +238,10 @@ impl Revoked {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
+
+    pub(super) fn targets(&self) -> HashSet<Target> {
+        self.0.keys().cloned().collect()
+    }
 }
 
 impl Extend<Revocation> for Revoked {
@@ -263,7 +277,7 @@ mod tests {
             tenant: &tenant("acme"),
             subject: Some("ann"),
             jti: Some("t1"),
-            kid: Some("k1"),
+            kids: [Some("k1"), Some("k2")],
             issued: issued.map(at),
         })
     }
@@ -278,102 +292,50 @@ mod tests {
         revoked
     }
 
+    fn everything(of: Option<&str>) -> Target {
+        let issuer = of.map(issuer);
+        Target::Everything { issuer }
+    }
+
+    fn of_tenant(name: &str) -> Target {
+        let tenant = tenant(name);
+        Target::Tenant { tenant }
+    }
+
+    fn subject(of: &str, subject: &str) -> Target {
+        let (issuer, subject) = (issuer(of), subject.into());
+        Target::Subject { issuer, subject }
+    }
+
+    fn token(of: &str, jti: &str) -> Target {
+        let (issuer, jti) = (issuer(of), jti.into());
+        Target::Token { issuer, jti }
+    }
+
+    fn key(of: &str, kid: &str) -> Target {
+        let (issuer, kid) = (issuer(of), kid.into());
+        Target::Key { issuer, kid }
+    }
+
     #[test]
     fn a_revocation_covers_what_it_names_and_nothing_else() {
-        let idp = || issuer("idp");
-        let other = || issuer("other");
-        let text = |text: &str| -> Box<str> { text.into() };
-        let table = [
-            (Target::Everything { issuer: None }, true),
-            (
-                Target::Everything {
-                    issuer: Some(idp()),
-                },
-                true,
-            ),
-            (
-                Target::Everything {
-                    issuer: Some(other()),
-                },
-                false,
-            ),
-            (
-                Target::Tenant {
-                    tenant: tenant("acme"),
-                },
-                true,
-            ),
-            (
-                Target::Tenant {
-                    tenant: tenant("globex"),
-                },
-                false,
-            ),
-            (
-                Target::Subject {
-                    issuer: idp(),
-                    subject: text("ann"),
-                },
-                true,
-            ),
-            (
-                Target::Subject {
-                    issuer: other(),
-                    subject: text("ann"),
-                },
-                false,
-            ),
-            (
-                Target::Subject {
-                    issuer: idp(),
-                    subject: text("Ann"),
-                },
-                false,
-            ),
-            (
-                Target::Token {
-                    issuer: idp(),
-                    jti: text("t1"),
-                },
-                true,
-            ),
-            (
-                Target::Token {
-                    issuer: other(),
-                    jti: text("t1"),
-                },
-                false,
-            ),
-            (
-                Target::Token {
-                    issuer: idp(),
-                    jti: text("ann"),
-                },
-                false,
-            ),
-            (
-                Target::Key {
-                    issuer: idp(),
-                    kid: text("k1"),
-                },
-                true,
-            ),
-            (
-                Target::Key {
-                    issuer: other(),
-                    kid: text("k1"),
-                },
-                false,
-            ),
-            (
-                Target::Key {
-                    issuer: idp(),
-                    kid: text("t1"),
-                },
-                false,
-            ),
-        ];
-        for (target, covered) in table {
+        for (target, covered) in [
+            (everything(None), true),
+            (everything(Some("idp")), true),
+            (everything(Some("other")), false),
+            (of_tenant("acme"), true),
+            (of_tenant("globex"), false),
+            (subject("idp", "ann"), true),
+            (subject("other", "ann"), false),
+            (subject("idp", "Ann"), false),
+            (token("idp", "t1"), true),
+            (token("other", "t1"), false),
+            (token("idp", "ann"), false),
+            (key("idp", "k1"), true),
+            (key("idp", "k2"), true),
+            (key("other", "k1"), false),
+            (key("idp", "t1"), false),
+        ] {
             let kind = target.kind();
             let revoked = revoked(target, None, None);
             assert_eq!(revoked.covers(&marks(Some(AT)), at(AT)), covered, "{kind}");
@@ -383,9 +345,7 @@ mod tests {
 
     #[test]
     fn only_tokens_issued_before_the_instant_are_covered_and_those_that_do_not_say() {
-        let acme = Target::Tenant {
-            tenant: tenant("acme"),
-        };
+        let acme = of_tenant("acme");
         let revoked = revoked(acme, Some(AT), None);
         for (issued, covered) in [(Some(AT - 1), true), (Some(AT), false), (None, true)] {
             assert_eq!(
@@ -398,9 +358,7 @@ mod tests {
 
     #[test]
     fn an_entry_ends_when_it_says() {
-        let acme = Target::Tenant {
-            tenant: tenant("acme"),
-        };
+        let acme = of_tenant("acme");
         let revoked = revoked(acme, None, Some(AT));
         assert!(revoked.covers(&marks(None), at(AT - 1)));
         assert!(!revoked.covers(&marks(None), at(AT)));
@@ -408,9 +366,7 @@ mod tests {
 
     #[test]
     fn a_second_revocation_never_weakens_the_first() {
-        let acme = Target::Tenant {
-            tenant: tenant("acme"),
-        };
+        let acme = of_tenant("acme");
         for (first, second, expected) in [
             (
                 (Some(10), Some(20)),

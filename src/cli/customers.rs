@@ -66,7 +66,7 @@ pub(super) async fn run(args: &CustomersArgs) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     let tenant = tenant(&config, &args.tenant)?;
     let lines = Lines::open(&args.file, args.from_line)?;
-    let way = match Reach::open(&config)? {
+    let way = match Reach::open(&config).await? {
         Reach::Running(operator) => Way::Running(operator, tenant),
         Reach::Store(store) => {
             let mut importers = app::importers(&config, &Ledger::new(store));

@@ -1,15 +1,16 @@
-//! How a command gets at the state: the store's file, or the gateway that has it open.
+//! How a command gets at the state: by the gateway that runs, or in the store's own file.
 //!
-//! Whoever holds the file decides: while a gateway runs, its admin listener is asked; otherwise the
-//! file is opened here. So a command means the same thing either way, and never waits for a lock.
+//! The gateway that answers on the configuration's admin listener is asked first: a relative
+//! `state.path` leads elsewhere from another folder, and a second state would be made there without a
+//! word. Only where none answers is the file opened here, and the command says which.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path, time::Duration};
 
-use reqwest::{Method, Url, redirect};
+use reqwest::{Method, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::CommandError;
+use super::{CommandError, complain};
 use crate::{
     admin::AdminSettings,
     config::Config,
@@ -18,6 +19,9 @@ use crate::{
 
 /// Longer than the gateway's own bound of an update.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a gateway may take to say that it is there.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Most bytes of an answer: 50,000 revocations and room.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
@@ -31,10 +35,24 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    pub(super) fn open(config: &Config) -> Result<Self, CommandError> {
+    pub(super) async fn open(config: &Config) -> Result<Self, CommandError> {
+        let operator = Operator::new(&config.admin)?;
+        if operator.answers().await {
+            return Ok(Self::Running(operator));
+        }
+        let folder = path::absolute(&config.state_path);
+        let folder = folder.unwrap_or_else(|_| config.state_path.clone());
+        let new = if folder.exists() { "" } else { "new " };
         match Store::open(&config.state_path, &config.state_key) {
-            Ok(store) => Ok(Self::Store(store)),
-            Err(OpenError::InUse(_)) => Operator::new(&config.admin).map(Self::Running),
+            Ok(store) => {
+                complain(&format!(
+                    "note: no gateway answers at {}; working on the {new}state in {}",
+                    operator.base,
+                    folder.display()
+                ));
+                Ok(Self::Store(store))
+            }
+            Err(OpenError::InUse(_)) => Err(operator.unreachable()),
             Err(error) => Err(CommandError::State(error)),
         }
     }
@@ -70,6 +88,26 @@ impl Operator {
         })
     }
 
+    /// Whether a gateway is there.
+    async fn answers(&self) -> bool {
+        let Ok(url) = self.base.join("livez") else {
+            return false;
+        };
+        let request = self.client.get(url).timeout(PROBE);
+        match request.send().await {
+            Ok(response) => response.text().await.is_ok_and(|text| text == "live\n"),
+            Err(_) => false,
+        }
+    }
+
+    fn unreachable(&self) -> CommandError {
+        CommandError::Operator(format!(
+            "a process has the state open, but no gateway answers at {}: set admin.listen to that \
+             gateway's, or stop the process",
+            self.base
+        ))
+    }
+
     /// Asks the gateway; its answer, or its own words on why not.
     pub(super) async fn ask(
         &self,
@@ -79,8 +117,7 @@ impl Operator {
     ) -> Result<Value, CommandError> {
         let unreachable = |_| {
             CommandError::Operator(format!(
-                "a process has the state open, but {} does not answer: set admin.listen to that \
-                 gateway's, or stop the process",
+                "the gateway at {} does not answer any more: look at it, then try again",
                 self.base
             ))
         };
@@ -110,6 +147,10 @@ impl Operator {
         let detail = answer.get("detail").and_then(Value::as_str);
         Err(CommandError::Operator(match detail {
             Some(detail) => detail.to_owned(),
+            None if status == StatusCode::UNAUTHORIZED => format!(
+                "the gateway at {} wants another admin token: set admin.token to that gateway's",
+                self.base
+            ),
             None => format!("the gateway at {} answers {status}", self.base),
         }))
     }

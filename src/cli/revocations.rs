@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 
 use super::{CommandError, complain, reach::Reach, say};
 use crate::{
-    admin::api::show,
-    auth::{register::Register, revocation::request::RevocationRequest},
+    admin::api::{removed, show},
+    auth::{
+        register::{Register, entry_id},
+        revocation::request::RevocationRequest,
+    },
     clock,
     config::Config,
     ident::Pseudonym,
@@ -43,6 +46,16 @@ struct Configured {
 struct Add {
     #[command(flatten)]
     configured: Configured,
+    #[command(flatten)]
+    tokens: Tokens,
+    /// When the last of these tokens expires, where that is known
+    #[arg(long, value_name = "INSTANT")]
+    expires: Option<Timestamp>,
+}
+
+/// Which tokens are meant.
+#[derive(Debug, Args)]
+struct Tokens {
     /// The issuer's id in the configuration
     #[arg(long, value_name = "ID")]
     issuer: Option<String>,
@@ -61,44 +74,49 @@ struct Add {
     /// Only tokens issued before this instant, such as 2026-11-23T08:00:00Z
     #[arg(long, value_name = "INSTANT")]
     issued_before: Option<Timestamp>,
-    /// When the last of these tokens expires, where that is known
-    #[arg(long, value_name = "INSTANT")]
-    expires: Option<Timestamp>,
+}
+
+impl Tokens {
+    fn request(self, expires: Option<Timestamp>) -> RevocationRequest {
+        RevocationRequest {
+            issuer: self.issuer,
+            jti: self.jti,
+            subject: self.subject,
+            kid: self.kid,
+            tenant: self.tenant,
+            issued_before: self.issued_before,
+            expires,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 struct Remove {
     #[command(flatten)]
     configured: Configured,
-    /// The revocation's id, as `list` prints it
+    /// The revocation's id, as `list` prints it; or name it as it was added
     #[arg(long, value_name = "ID")]
-    id: Pseudonym,
+    id: Option<Pseudonym>,
+    #[command(flatten)]
+    tokens: Tokens,
 }
 
 pub(super) async fn run(args: RevocationsArgs) -> Result<(), CommandError> {
     match args.action {
         Action::Add(args) => add(args).await,
         Action::List(args) => list(&args).await,
-        Action::Remove(args) => remove(&args).await,
+        Action::Remove(args) => remove(args).await,
     }
 }
 
 async fn add(args: Add) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
-    let request = RevocationRequest {
-        issuer: args.issuer,
-        jti: args.jti,
-        subject: args.subject,
-        kid: args.kid,
-        tenant: args.tenant,
-        issued_before: args.issued_before,
-        expires: args.expires,
-    };
+    let request = args.tokens.request(args.expires);
     // Before anything is asked for: wrong usage is told apart from work that failed.
     let revocation = request
         .resolve(&config.terms, clock::now())
         .map_err(|error| CommandError::Usage(error.to_string()))?;
-    let entry = match Reach::open(&config)? {
+    let entry = match Reach::open(&config).await? {
         Reach::Running(operator) => {
             let body = serde_json::to_value(&request).unwrap_or_default();
             operator
@@ -118,7 +136,7 @@ async fn add(args: Add) -> Result<(), CommandError> {
 
 async fn list(args: &Configured) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
-    let list = match Reach::open(&config)? {
+    let list = match Reach::open(&config).await? {
         Reach::Running(operator) => operator.ask(Method::GET, "api/revocations", None).await?,
         Reach::Store(store) => {
             let register = Register::open(store, config.pseudonyms, config.revocations).await?;
@@ -133,20 +151,26 @@ async fn list(args: &Configured) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn remove(args: &Remove) -> Result<(), CommandError> {
+async fn remove(args: Remove) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
-    match Reach::open(&config)? {
+    let id = if let Some(id) = args.id {
+        id
+    } else {
+        let request = args.tokens.request(None);
+        let meant = request.resolve(&config.terms, clock::now());
+        let meant = meant.map_err(|error| CommandError::Usage(error.to_string()))?;
+        entry_id(&config.pseudonyms, &meant.target)
+    };
+    let answer = match Reach::open(&config).await? {
         Reach::Running(operator) => {
-            let path = format!("api/revocations/{}", args.id);
-            operator.ask(Method::DELETE, &path, None).await?;
+            let path = format!("api/revocations/{id}");
+            operator.ask(Method::DELETE, &path, None).await?
         }
         Reach::Store(store) => {
             let register = Register::open(store, config.pseudonyms, config.revocations).await?;
-            if !register.remove(args.id).await? {
-                let why = "there is no such revocation, or it stands in the configuration";
-                return Err(CommandError::Usage(why.to_owned()));
-            }
+            let removal = register.remove(id).await?;
+            removed(id, removal).map_err(|why| CommandError::Usage(why.to_owned()))?
         }
-    }
-    say("removed")
+    };
+    say(&answer.to_string())
 }

@@ -7,6 +7,7 @@ use crate::{
         Revocation,
         request::{RequestError, RevocationRequest, Terms},
     },
+    clock,
     config::{
         cursor::{Context, Section},
         field::Field,
@@ -57,7 +58,14 @@ fn revocation(mut section: Section<'_>, terms: Option<&Terms>) -> Option<Revocat
         issued_before,
         ..request
     };
-    let revocation = request.standing(terms.filter(|_| sound)?);
+    let revocation = request.standing(terms.filter(|_| sound)?, clock::now());
+    if request.tenant.is_some() && issued_before.is_none() && revocation.is_ok() {
+        section.warning(
+            "tenant",
+            "refuses every token of this tenant, those that are still to come too",
+            "write issued_before beside it to refuse older ones only",
+        );
+    }
     if let Err(error) = &revocation {
         section.mistake(
             key_of(*error),
@@ -72,12 +80,14 @@ fn revocation(mut section: Section<'_>, terms: Option<&Terms>) -> Option<Revocat
 /// The key that an error is about.
 const fn key_of(error: RequestError) -> &'static str {
     match error {
-        RequestError::Expired | RequestError::Time => "expires",
+        RequestError::Expired => "expires",
+        RequestError::Future | RequestError::Time => "issued_before",
         RequestError::Length { name, .. } => name,
         RequestError::Several { other, .. } => other,
         RequestError::Nothing
         | RequestError::UnknownIssuer
         | RequestError::WithoutIssuer { .. } => "issuer",
+        RequestError::UnknownKey => "kid",
         RequestError::UnknownTenant => "tenant",
     }
 }

@@ -56,6 +56,8 @@ pub struct IssuerTerms {
     pub max_ttl: Duration,
     /// How far its clock and ours may differ.
     pub leeway: Duration,
+    /// The names of its keys, where those stand in the configuration.
+    pub kids: Option<Vec<String>>,
 }
 
 /// Whom requests may name.
@@ -73,6 +75,9 @@ pub enum RequestError {
     /// `expires` has passed.
     #[error("`expires` lies in the past: those tokens are refused already")]
     Expired,
+    /// `issued_before` has not come yet.
+    #[error("`issued_before` lies in the future: tokens that do not exist yet would be refused")]
+    Future,
     /// Not 1 to so many bytes.
     #[error("`{name}` must have 1 to {max} bytes")]
     Length {
@@ -87,7 +92,7 @@ pub enum RequestError {
     )]
     Nothing,
     /// Two targets at once.
-    #[error("`{one}` and `{other}` stand together: send one request for each")]
+    #[error("`{one}` and `{other}` stand together: revoke one at a time")]
     Several {
         /// One.
         one: &'static str,
@@ -97,6 +102,11 @@ pub enum RequestError {
     /// A time beyond the calendar.
     #[error("a time lies beyond the calendar")]
     Time,
+    /// A key of the configuration that has not this name, or none.
+    #[error(
+        "`kid` is not the name of a key of this issuer; a key without a name is revoked by taking it out of the configuration"
+    )]
+    UnknownKey,
     /// The issuer is not configured.
     #[error("`issuer` is not the id of an issuer of the configuration")]
     UnknownIssuer,
@@ -123,6 +133,7 @@ impl RevocationRequest {
         }
         let target = self.target(terms)?;
         let (max_ttl, leeway) = terms.longest(target.issuer());
+        self.check_instant(leeway, now)?;
         let issued_before = match &target {
             Target::Key { .. } | Target::Token { .. } => self.issued_before,
             Target::Everything { .. } | Target::Subject { .. } | Target::Tenant { .. } => {
@@ -130,7 +141,9 @@ impl RevocationRequest {
             }
         };
         let newest = issued_before.map_or(now, |instant| instant.max(now));
-        let last = after(newest, max_ttl.saturating_add(leeway.saturating_mul(2)))?;
+        // The leeway three times: a token may have been issued that far ahead of now, live that much
+        // longer than `max_ttl`, and be good that long after its end.
+        let last = after(newest, max_ttl.saturating_add(leeway.saturating_mul(3)))?;
         let ends = match (&target, self.expires) {
             (_, Some(expires)) => Some(after(expires, leeway)?),
             (Target::Key { .. }, None) if issued_before.is_none() => None,
@@ -143,13 +156,26 @@ impl RevocationRequest {
         })
     }
 
-    /// The revocation that it means for as long as it stands in the configuration.
-    pub fn standing(&self, terms: &Terms) -> Result<Revocation, RequestError> {
+    /// The revocation that it means for as long as it stands in the configuration. Without
+    /// `issued_before` it covers tokens that are still to come as well.
+    pub fn standing(&self, terms: &Terms, now: Timestamp) -> Result<Revocation, RequestError> {
+        let target = self.target(terms)?;
+        let (_, leeway) = terms.longest(target.issuer());
+        self.check_instant(leeway, now)?;
         Ok(Revocation {
-            target: self.target(terms)?,
+            target,
             issued_before: self.issued_before,
             ends: None,
         })
+    }
+
+    /// A slip in the year would refuse everybody's tokens for years.
+    fn check_instant(&self, leeway: Duration, now: Timestamp) -> Result<(), RequestError> {
+        let latest = after(now, leeway)?;
+        if self.issued_before.is_some_and(|instant| instant > latest) {
+            return Err(RequestError::Future);
+        }
+        Ok(())
     }
 
     fn target(&self, terms: &Terms) -> Result<Target, RequestError> {
@@ -184,6 +210,10 @@ impl RevocationRequest {
             return Ok(Target::Tenant { tenant });
         }
         let issuer = issuer.ok_or(RequestError::WithoutIssuer { name })?;
+        // Whoever has a nameless key puts any name into the header, so to revoke one does nothing.
+        if name == "kid" && !terms.may_have_key(&issuer, text) {
+            return Err(RequestError::UnknownKey);
+        }
         of_issuer(issuer, name, text)
     }
 }
@@ -222,6 +252,26 @@ impl Terms {
         known.cloned().ok_or(RequestError::UnknownTenant)
     }
 
+    /// Whether a revocation of this target covers anything at all.
+    pub fn knows(&self, target: &Target) -> bool {
+        let issuer = target.issuer();
+        let knows_issuer =
+            issuer.is_none_or(|issuer| self.issuers.iter().any(|terms| terms.id == *issuer));
+        match target {
+            Target::Tenant { tenant } => self.tenants.contains(tenant),
+            Target::Everything { .. }
+            | Target::Key { .. }
+            | Target::Subject { .. }
+            | Target::Token { .. } => knows_issuer,
+        }
+    }
+
+    fn may_have_key(&self, issuer: &IssuerId, kid: &str) -> bool {
+        let kids = self.issuers.iter().find(|terms| terms.id == *issuer);
+        let kids = kids.and_then(|terms| terms.kids.as_ref());
+        kids.is_none_or(|kids| kids.iter().any(|known| known == kid))
+    }
+
     /// The longest lifetime and leeway of one issuer's tokens, or of all.
     fn longest(&self, issuer: Option<&IssuerId>) -> (Duration, Duration) {
         let concerned = || {
@@ -256,6 +306,7 @@ mod tests {
             id: IssuerId::try_from(id).unwrap(),
             max_ttl: Duration::from_hours(hours),
             leeway: Duration::from_secs(leeway),
+            kids: (id == "slow").then(|| vec!["known".to_owned()]),
         };
         Terms {
             issuers: vec![issuer("idp", 1, 30), issuer("slow", 24, 60)],
@@ -283,7 +334,7 @@ mod tests {
         for (json, expected) in [
             (
                 r#"{"issuer":"idp","jti":"x"}"#,
-                ("token", None, Some(hour + 60)),
+                ("token", None, Some(hour + 90)),
             ),
             (
                 r#"{"issuer":"idp","jti":"x","expires":"2027-01-15T08:10:00Z"}"#,
@@ -292,19 +343,19 @@ mod tests {
             (r#"{"issuer":"idp","kid":"x"}"#, ("key", None, None)),
             (
                 r#"{"issuer":"idp","subject":"x"}"#,
-                ("subject", Some(30), Some(30 + hour + 60)),
+                ("subject", Some(30), Some(30 + hour + 90)),
             ),
             (
                 r#"{"tenant":"acme"}"#,
-                ("tenant", Some(60), Some(60 + 24 * hour + 120)),
+                ("tenant", Some(60), Some(60 + 24 * hour + 180)),
             ),
             (
                 r#"{"issued_before":"2027-01-15T07:00:00Z"}"#,
-                ("everything", Some(-hour), Some(24 * hour + 120)),
+                ("everything", Some(-hour), Some(24 * hour + 180)),
             ),
             (
                 r#"{"issuer":"idp","issued_before":"2027-01-15T07:00:00Z"}"#,
-                ("everything", Some(-hour), Some(hour + 60)),
+                ("everything", Some(-hour), Some(hour + 90)),
             ),
         ] {
             assert_eq!(resolve(json), Ok(expected), "{json}");
@@ -335,6 +386,10 @@ mod tests {
                 r#"{"issuer":"https://idp.example/","jti":"x"}"#,
                 RequestError::UnknownIssuer,
             ),
+            (
+                r#"{"issuer":"slow","kid":"other"}"#,
+                RequestError::UnknownKey,
+            ),
             (r#"{"tenant":"globex"}"#, RequestError::UnknownTenant),
             (
                 r#"{"tenant":"acme","issuer":"idp"}"#,
@@ -350,6 +405,10 @@ mod tests {
                 r#"{"tenant":"acme","expires":"2027-01-15T08:00:00Z"}"#,
                 RequestError::Expired,
             ),
+            (
+                r#"{"tenant":"acme","issued_before":"2027-01-15T08:01:01Z"}"#,
+                RequestError::Future,
+            ),
         ] {
             assert_eq!(resolve(json), Err(expected), "{json}");
         }
@@ -357,13 +416,11 @@ mod tests {
 
     #[test]
     fn what_stands_in_the_configuration_does_not_end() {
-        let kept = request(r#"{"issuer":"idp","subject":"x"}"#)
-            .standing(&terms())
-            .unwrap();
+        let standing = |json| request(json).standing(&terms(), at(NOW));
+        let kept = standing(r#"{"issuer":"idp","subject":"x"}"#).unwrap();
         assert_eq!((kept.issued_before, kept.ends), (None, None));
-        assert_eq!(
-            request("{}").standing(&terms()).err(),
-            Some(RequestError::Nothing)
-        );
+        assert_eq!(standing("{}").err(), Some(RequestError::Nothing));
+        let future = r#"{"tenant":"acme","issued_before":"2036-01-01T00:00:00Z"}"#;
+        assert_eq!(standing(future).err(), Some(RequestError::Future));
     }
 }
