@@ -131,14 +131,46 @@ impl AddressRules {
         self.allow.is_empty() && self.deny.is_empty()
     }
 
-    /// Whether this client may call.
-    pub fn admits(&self, client: Client) -> bool {
-        match client {
-            Client::Known(address) => {
-                let allowed = self.allow.is_empty() || self.allow.contains(address);
-                allowed && !self.deny.contains(address)
-            }
-            Client::Unknown => self.is_empty(),
+    /// Whether this client may call, or why not.
+    pub fn check(&self, client: Client) -> Result<(), AddressError> {
+        let Client::Known(address) = client else {
+            return if self.is_empty() {
+                Ok(())
+            } else {
+                Err(AddressError::Unknown)
+            };
+        };
+        if self.deny.contains(address) {
+            return Err(AddressError::Denied);
+        }
+        if self.allow.is_empty() || self.allow.contains(address) {
+            return Ok(());
+        }
+        Err(AddressError::NotListed)
+    }
+}
+
+/// Why a client may not call from where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// It is on the list of those that may not.
+    #[error("the address is denied")]
+    Denied,
+    /// It is not on the list of those that may.
+    #[error("the address is not among those that are allowed")]
+    NotListed,
+    /// There is a list, and nobody vouches for the address.
+    #[error("the address cannot be known")]
+    Unknown,
+}
+
+impl AddressError {
+    /// The reason in one word, of a closed set: for logs and audit events.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Denied => "address_denied",
+            Self::NotListed => "address_not_in_allow",
+            Self::Unknown => "address_unknown",
         }
     }
 }

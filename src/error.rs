@@ -9,6 +9,7 @@ use std::fmt;
 use http::StatusCode;
 
 use crate::{
+    address::AddressError,
     auth::{AuthError, dpop::ProofError, permit::PermitError},
     body::BodyError,
     customer::OwnershipError,
@@ -24,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub enum GatewayError {
     /// The tenant may not be called from where the request came.
-    AddressNotAllowed,
+    Address(AddressError),
     /// The token was refused.
     Authenticate(AuthError),
     /// The caller may not do this.
@@ -62,7 +63,7 @@ macro_rules! from {
 }
 
 from! {
-    Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Own(OwnershipError), Payload(PayloadError),
+    Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Own(OwnershipError), Payload(PayloadError),
     Refuse(Refusal), Route(RouteError), Send(SendError),
 }
 
@@ -70,7 +71,7 @@ impl GatewayError {
     /// The stable code.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::AddressNotAllowed => ErrorCode::AddressNotAllowed,
+            Self::Address(_) => ErrorCode::AddressNotAllowed,
             Self::Authenticate(AuthError::Missing) => ErrorCode::MissingToken,
             Self::Authenticate(AuthError::Expired) => ErrorCode::ExpiredToken,
             Self::Authenticate(AuthError::Proof(error)) => of_proof(*error),
@@ -133,15 +134,15 @@ impl GatewayError {
     /// sees it (a reason for a refused token would be an oracle).
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Address(error) => error.reason(),
             Self::Authenticate(error) => error.reason(),
+            Self::Authorize(error) => error.reason(),
             Self::Own(error) => error.reason(),
             Self::Refuse(refusal) => refusal.reason(),
             Self::Send(error) => error.reason(),
             Self::Body(BodyError::TooSlow) => "body_too_slow",
             Self::Body(BodyError::Broken) => "body_cut_off",
-            Self::AddressNotAllowed
-            | Self::Authorize(_)
-            | Self::Body(_)
+            Self::Body(_)
             | Self::Head(_)
             | Self::Internal
             | Self::OverService(_)

@@ -203,9 +203,7 @@ impl Gateway {
             .get(caller.tenant())
             .filter(|grant| grant.tenant.enabled)
             .ok_or(GatewayError::TenantDisabled)?;
-        if !grant.tenant.addresses.admits(client) {
-            return Err(GatewayError::AddressNotAllowed);
-        }
+        grant.tenant.addresses.check(client)?;
         Ok(grant)
     }
 

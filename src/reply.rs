@@ -78,13 +78,17 @@ fn retry_after(error: &GatewayError) -> Option<u64> {
     if let GatewayError::Body(BodyError::Overloaded { retry_after }) = error {
         return Some(retry_after.as_secs().max(1));
     }
-    match error.code() {
+    let code = error.code();
+    if code == ErrorCode::Overloaded {
         // Room for used proofs is made second by second, as they run out.
-        ErrorCode::Overloaded => Some(1),
-        // Mended by a key server or a disk that comes back, which takes people or processes.
-        ErrorCode::IssuerUnavailable | ErrorCode::StateUnavailable => Some(5),
-        _ => None,
+        return Some(1);
     }
+    // Mended by a key server or a disk that comes back, which takes people or processes.
+    let absent = matches!(
+        code,
+        ErrorCode::IssuerUnavailable | ErrorCode::StateUnavailable
+    );
+    absent.then_some(5)
 }
 
 fn respond(
@@ -151,7 +155,7 @@ fn detail(error: &GatewayError) -> String {
         GatewayError::Route(RouteError::Query) => {
             "send no query string: none has a meaning here".to_owned()
         }
-        GatewayError::AddressNotAllowed
+        GatewayError::Address(_)
         | GatewayError::Authenticate(_)
         | GatewayError::Authorize(_)
         | GatewayError::Body(_)

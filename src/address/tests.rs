@@ -231,10 +231,11 @@ fn deny_wins_and_a_client_that_is_not_known_is_refused_by_any_list() {
         ("2001:db8::1", [true, true, false, false]),
         ("2001:db9::1", [true, false, true, false]),
     ] {
-        let admitted = [&open, &allow, &deny, &both].map(|rules| rules.admits(client(address)));
+        let admitted =
+            [&open, &allow, &deny, &both].map(|rules| rules.check(client(address)).is_ok());
         assert_eq!(admitted, expected, "{address}");
     }
-    let admitted = [open, allow, deny, both].map(|rules| rules.admits(Client::Unknown));
+    let admitted = [open, allow, deny, both].map(|rules| rules.check(Client::Unknown).is_ok());
     assert_eq!(admitted, [true, false, false, false]);
 }
 

@@ -47,7 +47,7 @@ pub(super) fn caller_of(claims: &Members, scopes: &[Operation], issuer: IssuerSe
     let issuer = &Arc::new(issuer);
     let claims = claims.json();
     let object = Object::parse(claims.as_bytes()).unwrap();
-    let mut caller = Caller::new(Claims::read(&object, issuer).unwrap(), issuer, None, 0);
+    let mut caller = Caller::new(Claims::read(&object, issuer).unwrap(), issuer, [None; 2], 0);
     caller.operations = scopes.iter().copied().collect();
     caller
 }
@@ -400,4 +400,9 @@ fn every_reason_is_a_word_of_its_own() {
     let words: std::collections::HashSet<&str> =
         reasons.iter().map(|reason| reason.reason()).collect();
     assert_eq!(words.len(), reasons.len());
+    // What an operator reads in the log is explained.
+    let explained = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/REASONS.md"));
+    for word in words {
+        assert!(explained.contains(&format!("`{word}`")), "{word}");
+    }
 }

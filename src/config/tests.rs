@@ -511,7 +511,7 @@ fn who_may_call_is_read_and_lists_that_cannot_tell_callers_apart_are_warned_abou
         ("2001:db8::2", false),
     ] {
         let client = address.parse::<std::net::IpAddr>().unwrap().into();
-        assert_eq!(rules.admits(client), admitted, "{address}");
+        assert_eq!(rules.check(client).is_ok(), admitted, "{address}");
     }
     let (_, keys) = warned("[server]\nlisten = \"0.0.0.0:80\"");
     assert!(keys.is_empty(), "{keys:?}");
@@ -616,7 +616,9 @@ fn asked_keys() -> BTreeSet<String> {
         .collect();
     let remote = "[[issuers]]\nid = \"remote\"\nissuer = \"https://remote.example/\"\n\
                   audiences = [\"gw\"]\nalgorithms = [\"ES256\"]\ntenants = [\"acme\"]\n\
-                  issuer_discovery = true\n[issuers.jwks]\nzz = 1\n";
+                  issuer_discovery = true\n[issuers.jwks]\nzz = 1\n\
+                  [[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nzz = 1\n\
+                  [[revocations]]\ntenant = \"acme\"\nzz = 1\n";
     let text = text + remote;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
@@ -634,12 +636,9 @@ zz = 1
     let mut keys = BTreeSet::new();
     for mistake in &mistakes {
         let section = mistake.key().strip_suffix(".zz").unwrap();
-        // `issuers[remote].jwks` is called `issuers.jwks`.
-        let (list, rest) = section.split_once('[').unwrap_or((section, ""));
-        let section = format!(
-            "{list}{}",
-            rest.split_once(']').map_or("", |(_, rest)| rest)
-        );
+        // `issuers[remote].bind[0]` is called `issuers.bind`.
+        let parts = section.split(['[', ']']).step_by(2);
+        let section: String = parts.collect();
         let line = mistake.to_string();
         let (_, known) = line.split_once("nearest first: ").unwrap();
         keys.extend(known.split(", ").map(|key| format!("{section}.{key}")));
@@ -653,6 +652,7 @@ fn default_toml_shows_every_key_and_no_other() {
     // Tables of their own, not keys.
     assert!(asked.remove("server.http2"));
     assert!(asked.remove("issuers.jwks"));
+    assert!(asked.remove("issuers.bind"));
     assert_eq!(written_keys(layers::DEFAULTS), asked);
 }
 
