@@ -37,19 +37,31 @@ pub struct Metrics {
     issuer_keys: Family<IssuerLabels, Gauge>,
     issuer_keys_age: Family<IssuerLabels, Gauge<f64, AtomicU64>>,
     issuer_key_fetches: Family<FetchLabels, Counter>,
-    levels: [Level; 6],
+    levels: Vec<Level>,
 }
 
-/// A gauge, and what it is set to when a scrape comes.
+/// A number that is kept elsewhere, and copied when a scrape comes.
 struct Level {
-    gauge: Gauge,
+    metric: LevelMetric,
     read: fn(&Levels) -> u64,
 }
 
+enum LevelMetric {
+    /// Since the start.
+    Counter(Counter),
+    /// At the moment.
+    Gauge(Gauge),
+}
+
 impl Level {
-    fn new(read: fn(&Levels) -> u64) -> Self {
-        let gauge = Gauge::default();
-        Self { gauge, read }
+    fn copy(&self, now: &Levels) {
+        let value = (self.read)(now);
+        match &self.metric {
+            LevelMetric::Counter(counter) => counter.inner().store(value, Relaxed),
+            LevelMetric::Gauge(gauge) => {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+        }
     }
 }
 
@@ -135,7 +147,7 @@ impl Metrics {
     /// Everything at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("dcams_gateway");
-        let metrics = Self {
+        let mut metrics = Self {
             requests: Family::default(),
             gateway_seconds: Family::new_with_constructor(Seconds),
             upstream_seconds: Family::new_with_constructor(Seconds),
@@ -147,17 +159,11 @@ impl Metrics {
             issuer_keys: Family::default(),
             issuer_keys_age: Family::default(),
             issuer_key_fetches: Family::default(),
-            levels: [
-                Level::new(|now| now.body_memory),
-                Level::new(|now| now.body_memory_limit),
-                Level::new(|now| now.connections),
-                Level::new(|now| now.connections_refused),
-                Level::new(|now| now.connections_distrusted),
-                Level::new(|now| now.connections_unannounced),
-            ],
+            levels: Vec::new(),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
+        metrics.levels = levels(&mut registry);
         Self {
             registry,
             ..metrics
@@ -203,7 +209,6 @@ impl Metrics {
             "Audit events that could not be written",
             self.audit_lost.clone(),
         );
-        self.register_levels(registry);
         self.register_issuers(registry);
     }
 
@@ -224,40 +229,6 @@ impl Metrics {
             "Fetches of an issuer's keys, by how they ended",
             self.issuer_key_fetches.clone(),
         );
-    }
-
-    fn register_levels(&self, registry: &mut Registry) {
-        let [body, limit, connections, refused, distrusted, unannounced] = &self.levels;
-        for (name, help, level) in [
-            ("body_memory_bytes", "Bytes of bodies held now", body),
-            (
-                "body_memory_limit_bytes",
-                "Bytes of bodies that may be held",
-                limit,
-            ),
-            (
-                "connections",
-                "Open connections of the public listener",
-                connections,
-            ),
-            (
-                "connections_refused",
-                "Connections closed at once: too many were open",
-                refused,
-            ),
-            (
-                "connections_distrusted",
-                "Connections closed at once: they came from no trusted proxy",
-                distrusted,
-            ),
-            (
-                "connections_unannounced",
-                "Connections closed: they did not begin with a PROXY header",
-                unannounced,
-            ),
-        ] {
-            registry.register(name, help, level.gauge.clone());
-        }
     }
 
     /// Counts a finished request.
@@ -317,8 +288,8 @@ impl Metrics {
         };
         let keys = i64::try_from(status.keys).unwrap_or(i64::MAX);
         self.issuer_keys.get_or_create(&labels).set(keys);
-        // Without keys there is nothing that could be old.
-        let age = status.age.map_or(f64::NAN, |age| age.as_secs_f64());
+        // Without keys it is as bad as can be, so that an alert on the age keeps firing.
+        let age = status.age.map_or(f64::INFINITY, |age| age.as_secs_f64());
         self.issuer_keys_age.get_or_create(&labels).set(age);
         let failures = status.failures;
         for (result, count) in [
@@ -337,9 +308,7 @@ impl Metrics {
     /// Everything, in the text form that Prometheus scrapes (`OpenMetrics` 1.0).
     pub fn render(&self, now: &Levels) -> String {
         for level in &self.levels {
-            level
-                .gauge
-                .set(i64::try_from((level.read)(now)).unwrap_or(i64::MAX));
+            level.copy(now);
         }
         let mut page = String::new();
         // Writing into a string has nothing to fail on.
@@ -352,6 +321,55 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Registers what is copied when a scrape comes.
+fn levels(registry: &mut Registry) -> Vec<Level> {
+    let mut gauge = |name, help, read| {
+        let gauge = Gauge::default();
+        registry.register(name, help, gauge.clone());
+        let metric = LevelMetric::Gauge(gauge);
+        Level { metric, read }
+    };
+    let mut levels = vec![
+        gauge(
+            "body_memory_bytes",
+            "Bytes of bodies held now",
+            |now: &Levels| now.body_memory,
+        ),
+        gauge(
+            "body_memory_limit_bytes",
+            "Bytes of bodies that may be held",
+            |now| now.body_memory_limit,
+        ),
+        gauge(
+            "connections",
+            "Open connections of the public listener",
+            |now| now.connections,
+        ),
+    ];
+    let mut counter = |name, help, read| {
+        let counter = Counter::default();
+        registry.register(name, help, counter.clone());
+        let metric = LevelMetric::Counter(counter);
+        Level { metric, read }
+    };
+    levels.push(counter(
+        "connections_refused",
+        "Connections closed at once: too many were open",
+        |now: &Levels| now.connections_refused,
+    ));
+    levels.push(counter(
+        "connections_distrusted",
+        "Connections closed at once: they came from no trusted proxy",
+        |now| now.connections_distrusted,
+    ));
+    levels.push(counter(
+        "connections_unannounced",
+        "Connections closed: they did not begin with a good PROXY header",
+        |now| now.connections_unannounced,
+    ));
+    levels
 }
 
 /// Makes the histograms of times: from 50 µs, what a small request takes here, to the half minute

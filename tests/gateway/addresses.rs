@@ -132,7 +132,7 @@ async fn a_proxy_header_names_the_client_or_the_proxy_behind_which_it_is() {
     let mut wire = Wire::open(world.gateway).await;
     wire.send(head(&token, 0, "")).await;
     assert!(wire.is_closed().await);
-    let unannounced = "dcams_gateway_connections_unannounced";
+    let unannounced = "dcams_gateway_connections_unannounced_total";
     assert_eq!(world.metric(unannounced).await, 1);
 }
 
