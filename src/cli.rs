@@ -23,6 +23,7 @@ use tokio::{
     net::TcpListener,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,7 +53,7 @@ pub struct Cli {
 enum Command {
     /// Check a configuration, and print each mistake with file, key and mend
     Check(ConfigArgs),
-    /// Write down customers from before the gateway
+    /// Write down customers from before the gateway, take them out, or ask whose one is
     Customers(customers::CustomersArgs),
     /// Run gateway and simulator on loopback, with nothing to prepare
     Demo(demo::DemoArgs),
@@ -95,20 +96,32 @@ pub enum CommandError {
     /// Requests were cut off when the drain timeout had passed.
     #[error("stopped with requests unfinished: raise server.drain_timeout if this happens often")]
     CutOff,
-    /// An import stopped before its end.
+    /// A file of customers stopped before its end.
     #[error("stopped at line {line} ({why}); go on with --from-line {line}")]
-    Import {
-        /// The first line that was not imported.
+    Stopped {
+        /// The first line that nothing was done for.
         line: u64,
         /// What happened.
         why: String,
     },
-    /// Some lines were not imported.
-    #[error(
-        "lines that were not imported: {0}; mend or remove them and run the import again, what is \
-         imported already is passed over"
-    )]
-    LinesLeft(u64),
+    /// Some lines were left out.
+    #[error("lines that were not {done}: {count}; {next}")]
+    LinesLeft {
+        /// What was done with the others.
+        done: &'static str,
+        /// How many.
+        count: u64,
+        /// What to do with these.
+        next: &'static str,
+    },
+    /// A file of customers is not what is read here.
+    #[error("{}: {flaw}; nothing was done", path.display())]
+    Flaw {
+        /// The file.
+        path: PathBuf,
+        /// What is the matter.
+        flaw: customers::lines::Flaw,
+    },
     /// A file or socket could not be had.
     #[error("{what}: {source}")]
     Io {
@@ -256,6 +269,12 @@ async fn simulate(args: &SimulatorArgs) -> Result<(), CommandError> {
 
 /// A token that SIGTERM or SIGINT cancels, once. A second signal ends the process at once.
 fn shutdown_on_signal() -> Result<CancellationToken, CommandError> {
+    shutdown_on_signals(Duration::ZERO)
+}
+
+/// The same, where one that comes so soon after the first is taken for the same one: it was sent to
+/// the process and to its group.
+fn shutdown_on_signals(same: Duration) -> Result<CancellationToken, CommandError> {
     let listen = |kind| signal(kind).map_err(CommandError::io("cannot listen for signals"));
     let (mut terminate, mut interrupt) = (
         listen(SignalKind::terminate())?,
@@ -265,6 +284,7 @@ fn shutdown_on_signal() -> Result<CancellationToken, CommandError> {
     let shutdown = CancellationToken::new();
     let cancel = shutdown.clone();
     TaskTracker::new().spawn(async move {
+        let mut first: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -274,8 +294,11 @@ fn shutdown_on_signal() -> Result<CancellationToken, CommandError> {
                     continue;
                 }
             }
-            if cancel.is_cancelled() {
-                abort();
+            let now = clock::instant();
+            match first {
+                None => first = Some(now),
+                Some(first) if now.duration_since(first) < same => continue,
+                Some(_) => abort(),
             }
             tracing::info!("draining: a second signal stops at once");
             cancel.cancel();

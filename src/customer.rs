@@ -3,7 +3,8 @@
 //! DCAMS knows a customer by the email within an account, and nothing of our tenants. So the tenant
 //! that creates a customer through the gateway owns it, and nobody else reaches it. Invariant: two
 //! tenants never own one customer, and a customer whose creation may have happened is owned: the
-//! claim is on disk before the first byte goes upstream, and goes away only on a certain refusal.
+//! claim is on disk before the first byte goes upstream, and goes away only on a certain refusal, or
+//! on an operator's word.
 //!
 //! Whose customer it is must not show in the time of an answer. [`Ledger::view`] is one look-up;
 //! every entry has one size ([`EVEN`]), and where there is none the store opens the one next to its
@@ -17,33 +18,64 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use self::entry::Entry;
-pub use self::entry::{Hold, Import, Phase, View};
+pub use self::entry::{Hold, Outcome, Owner, Phase, View};
+use self::{entry::Entry, import::Action};
 use crate::{
     ident::{AccountId, Pseudonym, PseudonymKey, Purpose, TenantId},
+    payload::email::is_mailbox,
     store::{Change, EVEN, Store, StoreError, Table},
 };
 
-/// How DCAMS's way to compare addresses is taken to be.
+/// Which spellings of an address are one customer.
+///
+/// How DCAMS compares them is undocumented. So nothing rests on it: where several spellings are one
+/// customer here, all of them are sent in one spelling, and no other one ever reaches DCAMS. If DCAMS
+/// takes two of them for two customers, the other one is out of everybody's reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmailCase {
-    /// `Ann@` and `ann@` are two customers.
+    /// `Ann@` and `ann@` are two customers, and sent as they are. If DCAMS takes them for one, a
+    /// tenant could reach another's customer by typing it differently.
     Exact,
-    /// They are one. To fold too much only refuses a second tenant; to fold too little would let
-    /// one tenant reach another's customer by typing it differently.
+    /// They are one.
     Ignore,
 }
 
 impl EmailCase {
-    /// The one spelling by which an address is known here. What follows a plus sign stays: that is
-    /// another mailbox.
+    /// The one spelling of an address: in lower case, and without quotes that it does not need
+    /// (RFC 5321 4.1.2). What follows a plus sign stays: that is another mailbox.
     pub fn canonical(self, email: &str) -> Cow<'_, str> {
         let email = email.trim();
         match self {
             Self::Exact => Cow::Borrowed(email),
-            Self::Ignore => Cow::Owned(email.to_ascii_lowercase()),
+            Self::Ignore => Cow::Owned(unquoted(email).to_ascii_lowercase()),
         }
     }
+}
+
+fn unquoted(email: &str) -> Cow<'_, str> {
+    let quoted = email
+        .strip_prefix('"')
+        .and_then(|rest| rest.rsplit_once("\"@"));
+    let Some((local, domain)) = quoted else {
+        return Cow::Borrowed(email);
+    };
+    let mut plain = String::with_capacity(email.len());
+    let mut characters = local.chars();
+    while let Some(character) = characters.next() {
+        // Behind a backslash stands what it is put in front of.
+        let meant = if character == '\\' {
+            characters.next()
+        } else {
+            Some(character)
+        };
+        plain.extend(meant);
+    }
+    plain.push('@');
+    plain.push_str(domain);
+    if plain.starts_with('"') || !is_mailbox(&plain) {
+        return Cow::Borrowed(email);
+    }
+    Cow::Owned(plain)
 }
 
 /// A customer of an account, by a pseudonym.
@@ -113,17 +145,23 @@ impl Ledger {
         Ok(entry::view(Entry::read(value.as_deref())?.as_ref(), tenant))
     }
 
-    /// Holds a customer for a tenant, beginning in this phase, unless it is another's.
+    /// Holds a customer for a tenant, beginning in this phase, unless it is another's. A hold that
+    /// comes too late to be waited for is given back.
     pub async fn hold(
         &self,
         of: CustomerKey,
         tenant: &TenantId,
         phase: Phase,
     ) -> Result<Hold, StoreError> {
-        self.decide(of, tenant, move |entry, tenant| {
-            entry::hold(entry, tenant, phase)
-        })
-        .await
+        let (holder, giver) = (tenant.clone(), tenant.clone());
+        let held = self.store.update_or_undo(
+            Table::Customers,
+            of.0,
+            move |value| decided(value, |entry| entry::hold(entry, &holder, phase).0),
+            move |value| decided(value, |entry| entry::release(entry, &giver).0),
+        );
+        let former = held.await?;
+        Ok(entry::hold(Entry::read(former.as_deref())?, tenant, phase).1)
     }
 
     /// Notes that the upstream did not know a held customer: whatever it knows from now on is the
@@ -148,13 +186,24 @@ impl Ledger {
         self.decide(of, tenant, entry::confirm).await
     }
 
-    /// Writes down customers from before the gateway as a tenant's own, all in one commit.
-    pub async fn import(
+    /// Who has a customer. For operators: a tenant is told nothing but its [`Ledger::view`].
+    pub async fn owner(&self, of: CustomerKey) -> Result<Option<Owner>, StoreError> {
+        let value = self.store.get(Table::Customers, &of.0).await?;
+        Ok(entry::owner(Entry::read(value.as_deref())?))
+    }
+
+    /// Does what an operator says to customers of a tenant, all in one commit.
+    pub async fn apply(
         &self,
+        action: Action,
         customers: &[CustomerKey],
         tenant: &TenantId,
-    ) -> Result<Vec<Import>, StoreError> {
-        self.decide_all(customers, tenant, entry::import).await
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let decide = match action {
+            Action::Import => entry::import,
+            Action::Remove => entry::remove,
+        };
+        self.decide_all(customers, tenant, decide).await
     }
 
     async fn decide<T>(
@@ -177,15 +226,20 @@ impl Ledger {
     ) -> Result<Vec<T>, StoreError> {
         let keys = customers.iter().map(|customer| customer.0).collect();
         let (again, owner) = (decide.clone(), tenant.clone());
-        let change = move |_, value: Option<&[u8]>| match Entry::read(value) {
-            Ok(entry) => decide(entry, &owner).0,
-            Err(StoreError::Damaged | StoreError::Unavailable) => Change::Keep,
-        };
+        let change = move |_, value: Option<&[u8]>| decided(value, |entry| decide(entry, &owner).0);
         let former = self.store.update(Table::Customers, keys, change).await?;
         former
             .iter()
             .map(|value| Ok(again(Entry::read(value.as_deref())?, tenant).1))
             .collect()
+    }
+}
+
+/// A decision on what is stored; what cannot be read is left as it is.
+fn decided(value: Option<&[u8]>, decide: impl FnOnce(Option<Entry>) -> Change) -> Change {
+    match Entry::read(value) {
+        Ok(entry) => decide(entry),
+        Err(StoreError::Damaged | StoreError::Unavailable) => Change::Keep,
     }
 }
 

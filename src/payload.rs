@@ -178,6 +178,18 @@ impl<'b> Submission<'b> {
         judge::judge(document, violations, rules, today)
     }
 
+    /// The same about the customer of another spelling of the address: one that is as valid.
+    #[must_use]
+    pub fn respelled(mut self, spell: impl FnOnce(&str) -> String) -> Self {
+        let email = match &mut self {
+            Self::CreateOrUpdateCustomer(customer) => &mut customer.email,
+            Self::GetDocumentImages(lookup) | Self::GetStatus(lookup) => &mut lookup.email,
+            Self::UpdateStatus(change) => &mut change.email,
+        };
+        *email = email.respelled(spell);
+        self
+    }
+
     /// The service that is asked for.
     pub const fn operation(&self) -> Operation {
         match self {

@@ -90,6 +90,19 @@ pub struct Grant {
     pub email_case: EmailCase,
 }
 
+impl Grant {
+    /// Where spellings count as one customer, that one spelling is what goes upstream: a tenant that
+    /// owns a customer by one of them must not reach whom DCAMS knows by another.
+    fn spell<'b>(&self, submission: Submission<'b>) -> Submission<'b> {
+        match self.tenant.isolation {
+            Isolation::Ledger(_) => {
+                submission.respelled(|email| self.email_case.canonical(email).into_owned())
+            }
+            Isolation::None => submission,
+        }
+    }
+}
+
 /// Everything that the second half needs, and nothing of the connection.
 struct Job {
     sealed: SealedRequest,
@@ -225,6 +238,7 @@ impl Gateway {
         trail.submitted(&submission, grant.email_case);
         let member = |pointer: &str| submission.text_at(pointer);
         let permit = authorize(caller, &grant.tenant, operation, member)?;
+        let submission = grant.spell(submission);
         let sealed = seal(&submission, &permit, &grant.credential);
         Ok(Job {
             sealed,

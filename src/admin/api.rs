@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{
     Admin,
-    import::{ImportError, import},
+    import::{self, Call, ImportError},
     respond,
 };
 use crate::{
@@ -75,7 +75,10 @@ impl From<StoreError> for Refusal {
 impl From<ImportError> for Refusal {
     fn from(error: ImportError) -> Self {
         let status = match error {
-            ImportError::NoLedger | ImportError::TooMany => StatusCode::BAD_REQUEST,
+            ImportError::Invalid
+            | ImportError::NoAccount
+            | ImportError::NoLedger
+            | ImportError::TooMany => StatusCode::BAD_REQUEST,
             ImportError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
@@ -119,6 +122,7 @@ where
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a body holds, as it is told to who sent another.
+const CUSTOMER: &str = "`account` and `email`";
 const CUSTOMERS: &str = "`tenant` and `emails`";
 const TOKENS: &str = "`issuer`, `jti`, `subject`, `kid`, `tenant`, `issued_before` and `expires` (the last \
                       two as \"2026-11-23T08:00:00Z\")";
@@ -130,14 +134,22 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let path = parts.uri.path();
-    if path == "/api/customers/import" {
-        return match parts.method {
-            Method::POST => {
-                let request = read(&parts.headers, body, CUSTOMERS).await?;
-                Ok((StatusCode::OK, import(&admin.importers, &request).await?))
+    if let Some(call) = Call::at(path) {
+        if parts.method != Method::POST {
+            return Err(not_allowed("POST"));
+        }
+        let (importers, headers) = (&admin.importers, &parts.headers);
+        let document = match call {
+            Call::Apply(action) => {
+                let request = read(headers, body, CUSTOMERS).await?;
+                import::apply(importers, action, &request).await?
             }
-            _ => Err(not_allowed("POST")),
+            Call::Owner => {
+                let request = read(headers, body, CUSTOMER).await?;
+                import::owner(importers, &request).await?
+            }
         };
+        return Ok((StatusCode::OK, document));
     }
     if path == "/api/revocations" {
         return match parts.method {

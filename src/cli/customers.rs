@@ -1,52 +1,57 @@
-//! `customers import`: writes down customers from before the gateway as a tenant's own.
+//! `customers import|remove|owner`: what an operator does with the ledger.
 //!
-//! In batches, each one durable before the next begins, so that it can be stopped at any time and
-//! run again. Invariant: no address is ever printed; a line is named by its number.
+//! A file goes in batches, each one durable before the next begins, so that it can be stopped at
+//! any time and run again. Invariant: no address is ever printed; a line is named by its number.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+pub(super) mod lines;
 
-use clap::{Args, Subcommand};
-use csv::ByteRecord;
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::lines::{Flaw, Line, Lines};
 use super::{
     CommandError, complain,
     reach::{Operator, Reach},
-    say, shutdown_on_signal,
+    say, shutdown_on_signals,
 };
 use crate::{
     app,
     config::Config,
     customer::{
-        Ledger,
-        import::{BATCH, Importer, Outcome},
+        Ledger, Outcome, Owner, Phase,
+        import::{Action, Importer, of_account},
     },
     ident::TenantId,
     payload::email::is_mailbox,
     tenant::Isolation,
 };
 
+/// `timeout -s INT` sends its signal to the process and to its group, which is one wish to stop.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Args)]
 pub(super) struct CustomersArgs {
     #[command(subcommand)]
-    action: Action,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum Command {
     /// Import the email addresses of a CSV file: its column `email`, or its only one
-    Import(ImportArgs),
+    Import(FileArgs),
+    /// Print which tenant a customer belongs to
+    Owner(OwnerArgs),
+    /// Take the customers of such a file out of the ledger, where they are this tenant's
+    Remove(FileArgs),
 }
 
 #[derive(Debug, Args)]
-struct ImportArgs {
+struct FileArgs {
     /// A TOML file, or a folder of them
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     config: Vec<PathBuf>,
@@ -54,18 +59,43 @@ struct ImportArgs {
     #[arg(long, value_name = "ID")]
     tenant: String,
     /// Pass over the lines before this one
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
     from_line: u64,
     /// The file
     #[arg(value_name = "FILE.csv")]
     file: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct OwnerArgs {
+    /// A TOML file, or a folder of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// The account that the customer is in
+    #[arg(long, value_name = "ID")]
+    account: String,
+    /// The customer's address
+    #[arg(long, value_name = "EMAIL")]
+    email: String,
+}
+
 pub(super) async fn run(args: &CustomersArgs) -> Result<(), CommandError> {
-    let Action::Import(args) = &args.action;
+    match &args.command {
+        Command::Import(args) => apply(Action::Import, args).await,
+        Command::Owner(args) => owner(args).await,
+        Command::Remove(args) => apply(Action::Remove, args).await,
+    }
+}
+
+async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     let tenant = tenant(&config, &args.tenant)?;
-    let lines = Lines::open(&args.file, args.from_line)?;
+    let flawed = |flaw| CommandError::Flaw {
+        path: args.file.clone(),
+        flaw,
+    };
+    let lines = Lines::open(&args.file, args.from_line).map_err(flawed)?;
+    let stop = shutdown_on_signals(SAME_SIGNAL)?;
     let way = match Reach::open(&config).await? {
         Reach::Running(operator) => Way::Running(operator, tenant),
         Reach::Store(store) => {
@@ -76,33 +106,102 @@ pub(super) async fn run(args: &CustomersArgs) -> Result<(), CommandError> {
         }
     };
     let run = Run {
+        action,
         way,
-        bar: bar(lines.bytes),
+        bar: bar(lines.size()),
         counts: Counts::default(),
     };
-    run.import(lines, &shutdown_on_signal()?).await
+    match run.over(lines, &stop).await? {
+        Some(flaw) => Err(flawed(flaw)),
+        None => Ok(()),
+    }
 }
 
-/// How a batch gets into the ledger.
+async fn owner(args: &OwnerArgs) -> Result<(), CommandError> {
+    let config = Config::load_with_env(&args.config)?;
+    if !is_mailbox(args.email.trim()) {
+        let why = "what stands behind --email is not an email address";
+        return Err(CommandError::Usage(why.to_owned()));
+    }
+    let owner = match Reach::open(&config).await? {
+        Reach::Running(operator) => {
+            let body = json!({ "account": args.account, "email": args.email });
+            let answer = operator.ask(Method::POST, "api/customers/owner", Some(&body));
+            owner_of(&answer.await?)?
+        }
+        Reach::Store(store) => {
+            let importers = app::importers(&config, &Ledger::new(store));
+            let importer = of_account(importers.values(), &args.account);
+            let importer = importer.ok_or_else(|| {
+                let why = "--account names no account of a tenant with isolation = \"ledger\"";
+                CommandError::Usage(why.to_owned())
+            })?;
+            importer.owner(&args.email).await?
+        }
+    };
+    say(&match owner {
+        None => "the ledger does not know this customer".to_owned(),
+        Some(Owner { tenant, phase }) => match phase {
+            Phase::Owned => format!("tenant {tenant} owns this customer"),
+            Phase::Sending => format!(
+                "tenant {tenant} holds this customer: its creation is under way, or was broken off \
+                 after it was sent"
+            ),
+            Phase::Asking => format!(
+                "tenant {tenant} holds this customer: its creation is asking DCAMS first, or was \
+                 broken off there, before it was sent"
+            ),
+        },
+    })
+}
+
+const OTHER_VERSION: &str = "the gateway's answer is not that of this version";
+
+fn owner_of(answer: &Value) -> Result<Option<Owner>, CommandError> {
+    let tenant = answer.get("tenant");
+    if tenant.is_some_and(Value::is_null) {
+        return Ok(None);
+    }
+    let phase = answer.get("phase").and_then(Value::as_str);
+    let owner = || {
+        Some(Owner {
+            tenant: TenantId::try_from(tenant?.as_str()?).ok()?,
+            phase: Phase::from_word(phase?)?,
+        })
+    };
+    match owner() {
+        Some(owner) => Ok(Some(owner)),
+        None => Err(CommandError::Operator(OTHER_VERSION.to_owned())),
+    }
+}
+
+/// How a batch gets at the ledger.
 enum Way {
     Here(Box<Importer>),
     Running(Operator, TenantId),
 }
 
 impl Way {
-    async fn import(&self, emails: &[String]) -> Result<Vec<Outcome>, String> {
+    async fn apply(&self, action: Action, emails: &[String]) -> Result<Vec<Outcome>, String> {
         let outcomes = match self {
-            Self::Here(importer) => importer.import(emails).await.map_err(|e| e.to_string())?,
+            Self::Here(importer) => {
+                let applied = importer.apply(action, emails).await;
+                applied.map_err(|error| error.to_string())?
+            }
             Self::Running(operator, tenant) => {
                 let body = json!({ "tenant": tenant.as_str(), "emails": emails });
-                let answer = operator.ask(Method::POST, "api/customers/import", Some(&body));
-                outcomes(&answer.await.map_err(|e| e.to_string())?)
+                let path = match action {
+                    Action::Import => "api/customers/import",
+                    Action::Remove => "api/customers/remove",
+                };
+                let answer = operator.ask(Method::POST, path, Some(&body));
+                outcomes(&answer.await.map_err(|error| error.to_string())?)
             }
         };
         let whole = outcomes.len() == emails.len();
         whole
             .then_some(outcomes)
-            .ok_or_else(|| "the gateway's answer is not that of this version".to_owned())
+            .ok_or_else(|| OTHER_VERSION.to_owned())
     }
 }
 
@@ -117,166 +216,108 @@ fn outcomes(answer: &Value) -> Vec<Outcome> {
 
 #[derive(Default)]
 struct Counts {
-    imported: u64,
+    done: u64,
     already_owned: u64,
-    bad: u64,
+    left: u64,
 }
 
-/// An import under way.
+/// An action over a file, under way.
 struct Run {
+    action: Action,
     way: Way,
     bar: ProgressBar,
     counts: Counts,
 }
 
 impl Run {
-    async fn import(
+    /// Goes over the file. Returns why there was nothing in it to do.
+    async fn over(
         mut self,
         mut lines: Lines,
         stop: &CancellationToken,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<Flaw>, CommandError> {
         let stopped = loop {
             let first = lines.next_line();
-            let batch = lines.batch(&mut |line| self.bad(line, "not an email address"));
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(error) => break Some((first, format!("the file cannot be read: {error}"))),
-            };
+            let (batch, flaw) = lines.batch();
+            if batch.is_empty() && flaw.is_none() {
+                break None;
+            }
             if stop.is_cancelled() {
                 break Some((first, "by a signal".to_owned()));
-            }
-            if batch.is_empty() {
-                break None;
             }
             if let Err(why) = self.write(batch).await {
                 break Some((first, why));
             }
             self.bar.set_position(lines.position());
+            match flaw {
+                None => {}
+                Some(flaw) if matches!(flaw, Flaw::Nothing { .. }) => return Ok(Some(flaw)),
+                Some(flaw) => break Some((lines.next_line(), flaw.to_string())),
+            }
         };
         self.bar.finish_and_clear();
         let Counts {
-            imported,
+            done,
             already_owned,
-            bad,
+            left,
         } = self.counts;
-        say(&format!(
-            "imported: {imported}, already this tenant's: {already_owned}, not imported: {bad}"
-        ))?;
+        let (word, next) = match self.action {
+            Action::Import => {
+                say(&format!(
+                    "imported: {done}, already this tenant's: {already_owned}, not imported: {left}"
+                ))?;
+                let next = "mend or remove them and run the import again, what is imported already \
+                            is passed over";
+                ("imported", next)
+            }
+            Action::Remove => {
+                say(&format!("removed: {done}, not removed: {left}"))?;
+                ("removed", "`customers owner` says whose a customer is")
+            }
+        };
         match stopped {
-            Some((line, why)) => Err(CommandError::Import { line, why }),
-            None if bad > 0 => Err(CommandError::LinesLeft(bad)),
-            None => Ok(()),
+            Some((line, why)) => Err(CommandError::Stopped { line, why }),
+            None if left > 0 => Err(CommandError::LinesLeft {
+                done: word,
+                count: left,
+                next,
+            }),
+            None => Ok(None),
         }
     }
 
-    /// Writes one batch.
-    async fn write(&mut self, batch: Vec<(u64, String)>) -> Result<(), String> {
-        let (numbers, emails): (Vec<u64>, Vec<String>) = batch.into_iter().unzip();
-        let outcomes = self.way.import(&emails).await?;
-        for (line, outcome) in numbers.into_iter().zip(outcomes) {
-            match outcome {
+    /// Does one batch, and names what was left out in the order of the file.
+    async fn write(&mut self, batch: Vec<Line>) -> Result<(), String> {
+        let mut emails = Vec::with_capacity(batch.len());
+        let mut numbers = Vec::with_capacity(batch.len());
+        for Line { number, email } in batch {
+            numbers.push((number, email.is_some()));
+            emails.extend(email);
+        }
+        let outcomes = if emails.is_empty() {
+            Vec::new()
+        } else {
+            self.way.apply(self.action, &emails).await?
+        };
+        let mut outcomes = outcomes.into_iter();
+        for (line, asked) in numbers {
+            let outcome = asked.then(|| outcomes.next()).flatten();
+            match outcome.unwrap_or(Outcome::Invalid) {
                 Outcome::AlreadyOwned => self.counts.already_owned += 1,
-                Outcome::Imported => self.counts.imported += 1,
-                Outcome::Invalid => self.bad(line, "not an email address"),
-                Outcome::Taken => self.bad(line, "another tenant's customer"),
+                Outcome::Imported | Outcome::Removed => self.counts.done += 1,
+                Outcome::Invalid => self.left(line, "not an email address"),
+                Outcome::NotOwned => self.left(line, "not this tenant's customer"),
+                Outcome::Taken => self.left(line, "another tenant's customer"),
             }
         }
         Ok(())
     }
 
-    fn bad(&mut self, line: u64, why: &str) {
-        self.counts.bad += 1;
+    fn left(&mut self, line: u64, why: &str) {
+        self.counts.left += 1;
         self.bar
             .suspend(|| complain(&format!("line {line}: {why}")));
     }
-}
-
-/// The addresses of a file, with their lines.
-struct Lines {
-    reader: csv::Reader<Box<dyn Read + Send>>,
-    column: usize,
-    from: u64,
-    bytes: Option<u64>,
-    /// The first line, where it is an address and no header.
-    first: Option<ByteRecord>,
-}
-
-impl Lines {
-    /// Opens a file and finds its column.
-    fn open(path: &Path, from: u64) -> Result<Self, CommandError> {
-        let what = || format!("cannot read {}", path.display());
-        let file = File::open(path).map_err(CommandError::io(what()))?;
-        let metadata = file.metadata().map_err(CommandError::io(what()))?;
-        let bytes = metadata.is_file().then_some(metadata.len());
-        let file: Box<dyn Read + Send> = Box::new(file);
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(file);
-        let mut first = ByteRecord::new();
-        let read = reader.read_byte_record(&mut first);
-        let any = read.map_err(|error| CommandError::io(what())(io::Error::other(error)))?;
-        let named = first.iter().position(is_header);
-        let alone = (first.len() <= 1).then_some(0);
-        let column = named.or(alone).ok_or_else(|| {
-            let path = path.display();
-            CommandError::Usage(format!(
-                "{path} has no column `email` in its first line; add one"
-            ))
-        })?;
-        Ok(Self {
-            reader,
-            column,
-            from,
-            bytes,
-            first: (any && named.is_none()).then_some(first),
-        })
-    }
-
-    /// The number of the line that comes next.
-    fn next_line(&self) -> u64 {
-        let next = self.first.as_ref().and_then(ByteRecord::position);
-        let line = next.map_or(self.reader.position().line(), csv::Position::line);
-        line.max(self.from)
-    }
-
-    fn position(&self) -> u64 {
-        self.reader.position().byte()
-    }
-
-    fn next(&mut self) -> Result<Option<ByteRecord>, csv::Error> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
-        let mut next = ByteRecord::new();
-        let any = self.reader.read_byte_record(&mut next)?;
-        Ok(any.then_some(next))
-    }
-
-    /// The next addresses, as many as are imported at once; tells of what is none.
-    fn batch(&mut self, bad: &mut impl FnMut(u64)) -> Result<Vec<(u64, String)>, csv::Error> {
-        let mut batch = Vec::with_capacity(BATCH);
-        while batch.len() < BATCH {
-            let Some(record) = self.next()? else { break };
-            let line = record.position().map_or(0, csv::Position::line);
-            if line < self.from {
-                continue;
-            }
-            let text = record.get(self.column).unwrap_or_default();
-            match str::from_utf8(text).map(str::trim) {
-                Ok(email) if is_mailbox(email) => batch.push((line, email.to_owned())),
-                Ok(_) | Err(_) => bad(line),
-            }
-        }
-        Ok(batch)
-    }
-}
-
-/// Whether a field of the first line says that its column holds addresses; spreadsheets put a mark
-/// in front of a file.
-fn is_header(field: &[u8]) -> bool {
-    let field = field.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(field);
-    field.trim_ascii().eq_ignore_ascii_case(b"email")
 }
 
 /// Shown where standard error is a terminal, and nowhere else.

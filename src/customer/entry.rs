@@ -1,9 +1,9 @@
 //! Decides what becomes of one customer's entry in the ledger. Pure: an entry in, an entry out.
 //!
 //! Invariant: an entry changes its owner in one case only, an operator's import over a hold whose
-//! holder has nothing yet. A hold is counted, so that of two creations at a time the one that is
-//! refused does not give back what the other stands on; and a hold that nobody gives back (the
-//! process died) stays, which keeps others out.
+//! holder has nothing yet. Only an operator takes out what is owned. A hold is counted, so that of two
+//! creations at a time the one that is refused does not give back what the other stands on; and a
+//! hold that nobody gives back (the process died) stays, which keeps others out.
 
 use super::EVEN;
 use crate::{
@@ -33,6 +33,29 @@ impl Phase {
             Self::Owned => 3,
         }
     }
+
+    /// The word in the admin listener's answer.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asking => "asking",
+            Self::Sending => "sending",
+            Self::Owned => "owned",
+        }
+    }
+
+    /// The phase of this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == word)
+    }
+}
+
+/// Who has a customer, and how far the claim has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// How far.
+    pub phase: Phase,
 }
 
 /// What is written down about one customer.
@@ -68,15 +91,49 @@ pub enum Hold {
     Taken,
 }
 
-/// What came of importing one customer.
+/// What came of what an operator asked for one customer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Import {
-    /// It was the tenant's before.
+pub enum Outcome {
+    /// To be imported, and the tenant's before.
     AlreadyOwned,
-    /// It is the tenant's now.
+    /// The tenant's now.
     Imported,
-    /// It is another tenant's.
+    /// Not an email address.
+    Invalid,
+    /// To be taken out, and not this tenant's.
+    NotOwned,
+    /// The tenant's before, and nobody's now.
+    Removed,
+    /// To be imported, and another tenant's.
     Taken,
+}
+
+impl Outcome {
+    const ALL: [Self; 6] = [
+        Self::AlreadyOwned,
+        Self::Imported,
+        Self::Invalid,
+        Self::NotOwned,
+        Self::Removed,
+        Self::Taken,
+    ];
+
+    /// The word in the admin listener's answer.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyOwned => "already_owned",
+            Self::Imported => "imported",
+            Self::Invalid => "invalid",
+            Self::NotOwned => "not_owned",
+            Self::Removed => "removed",
+            Self::Taken => "taken",
+        }
+    }
+
+    /// The outcome of this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == word)
+    }
 }
 
 pub(super) fn view(entry: Option<&Entry>, tenant: &TenantId) -> View {
@@ -153,17 +210,34 @@ pub(super) fn confirm(entry: Option<Entry>, tenant: &TenantId) -> (Change, ()) {
     (change, ())
 }
 
-pub(super) fn import(entry: Option<Entry>, tenant: &TenantId) -> (Change, Import) {
+pub(super) fn import(entry: Option<Entry>, tenant: &TenantId) -> (Change, Outcome) {
     match entry {
         Some(entry) if entry.owner == *tenant && entry.phase == Phase::Owned => {
-            (Change::Keep, Import::AlreadyOwned)
+            (Change::Keep, Outcome::AlreadyOwned)
         }
         // A holder that is still asking has no right to the customer yet, and may have died so.
         Some(entry) if entry.owner != *tenant && entry.phase != Phase::Asking => {
-            (Change::Keep, Import::Taken)
+            (Change::Keep, Outcome::Taken)
         }
-        Some(_) | None => (Entry::owned(tenant).put(), Import::Imported),
+        Some(_) | None => (Entry::owned(tenant).put(), Outcome::Imported),
     }
+}
+
+/// In every phase, because a hold may be what a crash has left. A creation whose hold this was goes
+/// no further than [`clear`], or is written down again by [`confirm`] once it has succeeded, unless
+/// another tenant holds the customer by then.
+pub(super) fn remove(entry: Option<Entry>, tenant: &TenantId) -> (Change, Outcome) {
+    match entry {
+        Some(entry) if entry.owner == *tenant => (Change::Remove, Outcome::Removed),
+        Some(_) | None => (Change::Keep, Outcome::NotOwned),
+    }
+}
+
+pub(super) fn owner(entry: Option<Entry>) -> Option<Owner> {
+    entry.map(|entry| Owner {
+        tenant: entry.owner,
+        phase: entry.phase,
+    })
 }
 
 /// The first byte of an entry of this form.

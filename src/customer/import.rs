@@ -1,9 +1,10 @@
-//! Writes down customers from before the gateway as a tenant's own.
+//! What operators do with the ledger: customers from before the gateway become a tenant's own, or
+//! are taken out again, and somebody can be asked about.
 //!
 //! Invariant: what an operator says is done whole or not at all, a batch at a time; a customer that
 //! another tenant has stays with that one. Doing it again changes nothing.
 
-use super::{CustomerKey, EmailCase, Import, Ledger};
+use super::{CustomerKey, EmailCase, Ledger, Outcome, Owner};
 use crate::{
     ident::{AccountId, PseudonymKey, TenantId},
     payload::email::is_mailbox,
@@ -13,7 +14,7 @@ use crate::{
 /// Most customers in one batch, which is one commit.
 pub const BATCH: usize = 1000;
 
-/// What it takes to import a tenant's customers.
+/// What it takes to import a tenant's customers, or to take them out.
 #[derive(Debug)]
 pub struct Importer {
     /// Where they are written down.
@@ -28,63 +29,50 @@ pub struct Importer {
     pub tenant: TenantId,
 }
 
-/// What came of one line.
+/// What an operator does with customers of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was the tenant's before.
-    AlreadyOwned,
-    /// It is the tenant's now.
-    Imported,
-    /// Not an email address.
-    Invalid,
-    /// It is another tenant's.
-    Taken,
-}
-
-impl Outcome {
-    const ALL: [Self; 4] = [
-        Self::AlreadyOwned,
-        Self::Imported,
-        Self::Invalid,
-        Self::Taken,
-    ];
-
-    /// The word in the admin listener's answer.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AlreadyOwned => "already_owned",
-            Self::Imported => "imported",
-            Self::Invalid => "invalid",
-            Self::Taken => "taken",
-        }
-    }
-
-    /// The outcome of this word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.as_str() == word)
-    }
+pub enum Action {
+    /// Writes them down as the tenant's own.
+    Import,
+    /// Takes them out of the ledger, so that they are nobody's.
+    Remove,
 }
 
 impl Importer {
-    /// Imports these customers in one commit; says of each, in their order, what came of it.
-    pub async fn import(&self, emails: &[String]) -> Result<Vec<Outcome>, StoreError> {
+    /// Does it to these customers in one commit; says of each, in their order, what came of it.
+    pub async fn apply(
+        &self,
+        action: Action,
+        emails: &[String],
+    ) -> Result<Vec<Outcome>, StoreError> {
         let keys: Vec<Option<CustomerKey>> = emails
             .iter()
             .map(|email| is_mailbox(email.trim()).then(|| self.key(email)))
             .collect();
         let customers: Vec<CustomerKey> = keys.iter().copied().flatten().collect();
-        let imported = self.ledger.import(&customers, &self.tenant).await?;
-        let mut imported = imported.into_iter();
-        let outcome = |key: Option<CustomerKey>| match key.and_then(|_| imported.next()) {
-            None => Outcome::Invalid,
-            Some(Import::AlreadyOwned) => Outcome::AlreadyOwned,
-            Some(Import::Imported) => Outcome::Imported,
-            Some(Import::Taken) => Outcome::Taken,
+        let applied = self.ledger.apply(action, &customers, &self.tenant).await?;
+        let mut applied = applied.into_iter();
+        let outcome = |key: Option<CustomerKey>| {
+            let applied = key.and_then(|_| applied.next());
+            applied.unwrap_or(Outcome::Invalid)
         };
         Ok(keys.into_iter().map(outcome).collect())
+    }
+
+    /// Who has this customer of the account, whichever tenant it is.
+    pub async fn owner(&self, email: &str) -> Result<Option<Owner>, StoreError> {
+        self.ledger.owner(self.key(email)).await
     }
 
     fn key(&self, email: &str) -> CustomerKey {
         CustomerKey::new(&self.pseudonyms, &self.account, self.email_case, email)
     }
+}
+
+/// One that knows the customers of this account: each of its tenants' does.
+pub fn of_account<'a>(
+    mut importers: impl Iterator<Item = &'a Importer>,
+    account: &str,
+) -> Option<&'a Importer> {
+    importers.find(|importer| importer.account.as_str() == account)
 }

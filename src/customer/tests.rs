@@ -217,17 +217,20 @@ fn an_import_takes_a_customer_from_nobody_who_has_it() {
     let asking = stored(entry::hold(None, &others, Phase::Asking).0);
     let sending = stored(entry::hold(None, &others, Phase::Sending).0);
     let (change, outcome) = entry::import(asking, &mine);
-    assert_eq!(outcome, Import::Imported);
+    assert_eq!(outcome, entry::Outcome::Imported);
     let owned = stored(change);
     assert_eq!(entry::view(owned.as_ref(), &mine), View::Owned);
-    assert_eq!(entry::import(sending, &mine), (Change::Keep, Import::Taken));
+    assert_eq!(
+        entry::import(sending, &mine),
+        (Change::Keep, entry::Outcome::Taken)
+    );
     assert_eq!(
         entry::import(owned.clone(), &others),
-        (Change::Keep, Import::Taken)
+        (Change::Keep, entry::Outcome::Taken)
     );
     assert_eq!(
         entry::import(owned.clone(), &mine),
-        (Change::Keep, Import::AlreadyOwned)
+        (Change::Keep, entry::Outcome::AlreadyOwned)
     );
     // The holder that was still asking is told no, whatever DCAMS answers it.
     assert_eq!(entry::clear(owned.clone(), &others), (Change::Keep, false));
@@ -252,6 +255,37 @@ fn every_entry_has_the_size_whose_absence_does_not_show() {
             assert_eq!(Entry::read(Some(broken)), Err(StoreError::Damaged));
         }
     }
+}
+
+#[test]
+fn a_creation_whose_customer_was_taken_out_gives_nobody_elses_away() {
+    let (mine, others) = (tenant(0), tenant(1));
+    let stored = |change: Change| match change {
+        Change::Put(value) => Entry::read(Some(&value)).unwrap(),
+        Change::Remove => None,
+        Change::Keep => panic!("nothing was written"),
+    };
+    for phase in [Phase::Asking, Phase::Sending] {
+        let held = stored(entry::hold(None, &mine, phase).0);
+        let kept = entry::remove(held.clone(), &others);
+        assert_eq!(kept, (Change::Keep, entry::Outcome::NotOwned));
+        let (change, outcome) = entry::remove(held, &mine);
+        assert_eq!((stored(change), outcome), (None, entry::Outcome::Removed));
+        // Nobody has it since, or another tenant.
+        for since in [None, stored(entry::hold(None, &others, phase).0)] {
+            assert_eq!(entry::clear(since.clone(), &mine), (Change::Keep, false));
+            assert_eq!(entry::withdraw(since.clone(), &mine), (Change::Keep, false));
+            assert_eq!(entry::release(since, &mine).0, Change::Keep);
+        }
+        let confirmed = stored(entry::confirm(None, &mine).0);
+        assert_eq!(entry::view(confirmed.as_ref(), &mine), View::Owned);
+        let taken = stored(entry::hold(None, &others, phase).0);
+        assert_eq!(entry::confirm(taken, &mine).0, Change::Keep);
+    }
+    assert_eq!(
+        entry::remove(None, &mine),
+        (Change::Keep, entry::Outcome::NotOwned)
+    );
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! The grammar is that of RFC 5321, section 4.1.2 (`Dot-string` or `Quoted-string` before the `@`,
 //! letter-digit-hyphen labels after it), with its lengths: 64 octets before the `@`, 254 in all.
 //! Two parts of it are left out: address literals (`x@[192.0.2.1]` is nobody's mailbox) and the
-//! characters beyond ASCII of RFC 6531. Nothing is folded, trimmed or rewritten: how the vendor
-//! compares addresses is undocumented, so an address is forwarded exactly as it was given.
+//! characters beyond ASCII of RFC 6531. Nothing is folded, trimmed or rewritten here: how the vendor
+//! compares addresses is undocumented. (Where tenants share an account, `customer` has one spelling
+//! for each.)
 
 use super::Flaw;
 

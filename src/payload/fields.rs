@@ -154,6 +154,10 @@ impl<'b> FieldText<'b> {
         Flaw::new("length", format!("expected 1 to {most} characters"))
     }
 
+    pub(super) fn respelled(&self, spell: impl FnOnce(&str) -> String) -> Self {
+        Self(Cow::Owned(spell(&self.0)))
+    }
+
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }

@@ -217,7 +217,7 @@ impl Judge<'_> {
     }
 
     fn not_a_string<T>(&mut self, field: Field) -> Option<T> {
-        self.wrong_type(&field.pointer(), "expected a string");
+        self.wrong_type(field.pointer(), "expected a string");
         None
     }
 

@@ -316,7 +316,7 @@ fn a_long_string_is_refused_where_no_image_belongs() {
         at(&mut document, parent)[name] = "x".repeat(4000).into();
         let image = matches!(field, Field::Front | Field::Back);
         let code = if image { "image_format" } else { "length" };
-        assert_codes(&document, &rules(), &[(&pointer, code)]);
+        assert_codes(&document, &rules(), &[(pointer, code)]);
     }
     let mut document = customer();
     document["extra"] = json!({"a": ["x".repeat(4000)]});

@@ -75,7 +75,8 @@ impl Gateway {
             | (View::Unknown, Unowned::Allow) => Ok(Claim::None),
             // Also beside a request of our own that may yet give its hold back.
             (View::Held | View::Unknown, Unowned::Claim) => {
-                let hold = self.ledger.hold(own.customer, &own.tenant, Phase::Sending);
+                // A hold that is left over by a crash is one that an import may lift.
+                let hold = self.ledger.hold(own.customer, &own.tenant, Phase::Asking);
                 match hold.await? {
                     Hold::Held(_) => Ok(Claim::Pending),
                     Hold::Owned => Ok(Claim::None),
@@ -132,8 +133,13 @@ impl Gateway {
                 (!ours.map_err(OwnershipError::from)?).then_some(OwnershipError::Existed)
             }
             Err(GatewayError::Refuse(Refusal::NotFound { .. })) => {
-                let stands = self.ledger.clear(customer, tenant).await;
-                (!stands.map_err(OwnershipError::from)?).then_some(OwnershipError::Taken)
+                match self.ledger.clear(customer, tenant).await {
+                    Ok(stands) => (!stands).then_some(OwnershipError::Taken),
+                    Err(error) => {
+                        self.settle_claim(own, false, trail).await;
+                        Some(error.into())
+                    }
+                }
             }
             Err(error) => {
                 self.settle_claim(own, false, trail).await;

@@ -1,6 +1,6 @@
 //! Tenants that share one Veratad account, kept apart by the ledger.
 
-use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dcams_gateway::{
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    program::Served,
+    program::{Served, limit_files, limitable},
     support::{
         Answer, EMAIL, OTHER_USER, PASS, USER, World, answer, client, customer, load, lookup, mint,
         simulator, write_secrets,
@@ -533,18 +533,7 @@ async fn a_full_disk_is_503_and_sends_nothing_and_all_is_well_when_there_is_room
     write_secrets(folder.path());
     let toml = toml("unowned = \"claim\"", "unowned = \"claim\"");
     let program = Served::command(folder.path(), &simulator.url(), &toml, &[]);
-    // Writing past a limit is a signal first, and an error only where that is ignored.
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
-        .arg(program.get_program())
-        .args(program.get_args())
-        .envs(
-            program
-                .get_envs()
-                .map(|(name, value)| (name, value.unwrap())),
-        );
-    let served = Served::run(&mut command).await;
+    let served = Served::run(&mut limitable(&program)).await;
     let (one, two) = tokens(folder.path(), &simulator.url());
     let post = async |token: &str, name: &str| {
         let mut body = customer();
@@ -576,21 +565,6 @@ async fn a_full_disk_is_503_and_sends_nothing_and_all_is_well_when_there_is_room
     assert_eq!(post(&two, "before").await.status, 409);
     assert_eq!(post(&one, "while").await.status, 409);
     stop.cancel();
-}
-
-/// How large a file of a process may become.
-fn limit_files(process: u32, bytes: &str) {
-    let arguments = [
-        format!("--pid={process}"),
-        format!("--fsize={bytes}:unlimited"),
-    ];
-    assert!(
-        Command::new("prlimit")
-            .args(arguments)
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 /// As somebody could who may write to the disk, and would like to own another's customer.
@@ -641,6 +615,13 @@ async fn the_state_holds_nothing_of_a_person_or_a_tenant() {
             markers.push(email);
         }
         markers.push("canary-reference".to_owned());
+        let url = format!("http://{}/api/revocations", shared.world.admin);
+        for (name, value) in [("subject", "canary-subject"), ("jti", "canary-jti")] {
+            let body = json!({"issuer": "one-idp", name: value});
+            let request = shared.world.client.post(&url).json(&body);
+            assert_eq!(request.send().await.unwrap().status(), 201);
+            markers.push(value.to_owned());
+        }
         let state = shared.world.folder().join("state");
         let mut bytes = Vec::new();
         for entry in fs::read_dir(state).unwrap() {
@@ -669,6 +650,47 @@ async fn the_state_holds_nothing_of_a_person_or_a_tenant() {
                 assert!(!holds(needle.as_bytes()), "{needle}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn another_spelling_of_an_address_is_no_way_to_another_customer() {
+    // DCAMS tells letter case apart here, and the ledger does not.
+    let shared = Shared::start().await;
+    shared.older_customer().await;
+    let (mailbox, domain) = EMAIL.split_once('@').unwrap();
+    let spellings = [
+        EMAIL.to_owned(),
+        EMAIL.to_uppercase(),
+        format!("{}@{domain}", mailbox.to_uppercase()),
+        format!("\"{mailbox}\"@{domain}"),
+        format!("\"\\{mailbox}\"@{domain}"),
+    ];
+    for email in &spellings {
+        let mut body = customer();
+        body["target"]["email"] = json!(email);
+        let answer = shared.world.post(&shared.one, &body).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (409, "customer_unavailable"),
+            "{email}"
+        );
+        // It asked about the one spelling that goes upstream.
+        assert_eq!(shared.sent(), ["getStatus"]);
+        for read in READS {
+            assert_eq!(shared.ask(&shared.one, read).await.status, 404);
+        }
+        assert!(shared.sent().is_empty());
+    }
+    // Created in one spelling, it is had in every one.
+    let mut body = customer();
+    body["target"]["email"] = json!("\"New.Customer\"@Example.com");
+    assert_eq!(shared.world.post(&shared.one, &body).await.status, 200);
+    for email in ["new.customer@example.com", "NEW.CUSTOMER@example.com"] {
+        let read = json!({"service": "getStatus", "target": {"email": email}});
+        let answer = shared.world.post(&shared.one, &read).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json()["target"]["email"], "new.customer@example.com");
     }
 }
 

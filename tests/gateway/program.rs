@@ -225,3 +225,30 @@ impl Served {
         format!("http://{}{PATH}", self.gateway)
     }
 }
+
+/// The same, told that a file became too large by an error and not by a signal.
+pub fn limitable(program: &Command) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+        .arg(program.get_program())
+        .args(program.get_args());
+    let variables = program.get_envs();
+    command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// How large a file of a process may become.
+pub fn limit_files(process: u32, bytes: &str) {
+    let arguments = [
+        format!("--pid={process}"),
+        format!("--fsize={bytes}:unlimited"),
+    ];
+    assert!(
+        Command::new("prlimit")
+            .args(arguments)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
