@@ -33,9 +33,9 @@ fn rule(field: Field<'_>) -> Option<BindRule> {
     let member = section
         .required("pointer")
         .and_then(|f| f.choice(&members()));
-    let services = section
-        .optional("services")
-        .map_or(Some(Operation::ALL.to_vec()), |f| f.list(false, service));
+    let named = section.optional("services");
+    let all = named.is_none();
+    let services = named.map_or(Some(Operation::ALL.to_vec()), |f| f.list(false, service));
     let required = section
         .optional("required")
         .map_or(Some(true), |f| f.flag());
@@ -48,6 +48,18 @@ fn rule(field: Field<'_>) -> Option<BindRule> {
             "name services that have it, or another member",
         );
         return None;
+    }
+    if all
+        && let Some(member) = member
+        && !Operation::ALL
+            .into_iter()
+            .all(|service| member.belongs_to(service))
+    {
+        section.warning(
+            "services",
+            "is left out, so the services that do not have the member are closed by the rule",
+            "name the services that have it",
+        );
     }
     section.finish();
     Some(BindRule {

@@ -57,10 +57,11 @@ pub(super) fn settings(
     issuers: &[IssuerSettings],
     state_key: &[u8; 32],
 ) -> DpopSettings {
-    let requiring = issuers.iter().find(|issuer| issuer.dpop.required);
+    let counts_on_proofs = |issuer: &&IssuerSettings| issuer.dpop.required || issuer.dpop.nonce;
+    let requiring = issuers.iter().find(counts_on_proofs);
     if let Some(issuer) = requiring.filter(|_| public_urls.is_empty()) {
         let problem = format!(
-            "is empty, though issuers[{}] has `require_dpop`, so none of its tokens would pass",
+            "is empty, though issuers[{}] counts on proofs, so no bound token of it would pass",
             issuer.id
         );
         let mistake = Mistake::new(context.name, "server.public_urls", problem, EXAMPLE);

@@ -219,7 +219,7 @@ fn keys(
             return None;
         }
         let keys = RemoteKeys::new(id?.clone(), settings?).inspect_err(|error| {
-            section.mistake(kind, error.to_string(), "mend [issuers.jwks] `ca`")
+            section.mistake(kind, error.to_string(), "mend [issuers.jwks] `ca`");
         });
         return Some((KeySource::Remote(Arc::new(keys.ok()?)), None));
     }

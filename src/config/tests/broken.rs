@@ -358,6 +358,105 @@ const SECRETS: &[Case] = &[
     ),
 ];
 
+const IDENTITY: &[Case] = &[
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"",
+        "issuers[idp].bind[0].pointer",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\npointer = \"/reference\"",
+        "issuers[idp].bind[0].claim",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"exp\"\npointer = \"/reference\"",
+        "issuers[idp].bind[0].claim",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"\npointer = \"/canary\"",
+        "issuers[idp].bind[0].pointer",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"\npointer = \"/target/documents/front\"",
+        "issuers[idp].bind[0].pointer",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nservices = [\"getStatus\"]",
+        "issuers[idp].bind[0].pointer",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nservices = []",
+        "issuers[idp].bind[0].services",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nrequired = 1",
+        "issuers[idp].bind[0].required",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\n[[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nrequierd = true",
+        "issuers[idp].bind[0].requierd",
+    ),
+    (
+        "tenants = [\"acme\"]",
+        "tenants = [\"acme\"]\nbind = 3",
+        "issuers[idp].bind",
+    ),
+    ("", "\n[[revocations]]\n", "revocations[0].issuer"),
+    (
+        "",
+        "\n[[revocations]]\nissuer = \"idp\"",
+        "revocations[0].issuer",
+    ),
+    (
+        "",
+        "\n[[revocations]]\nissuer = \"canary\"\njti = \"x\"",
+        "revocations[0].issuer",
+    ),
+    (
+        "",
+        "\n[[revocations]]\njti = \"x\"",
+        "revocations[0].issuer",
+    ),
+    (
+        "",
+        "\n[[revocations]]\ntenant = \"canary\"",
+        "revocations[0].tenant",
+    ),
+    (
+        "",
+        "\n[[revocations]]\nissuer = \"idp\"\njti = \"x\"\nkid = \"x\"",
+        "revocations[0].kid",
+    ),
+    (
+        "",
+        "\n[[revocations]]\nissuer = \"idp\"\njti = \"\"",
+        "revocations[0].jti",
+    ),
+    (
+        "",
+        "\n[[revocations]]\nissuer = \"idp\"\nsubject = 3",
+        "revocations[0].subject",
+    ),
+    (
+        "",
+        "\n[[revocations]]\ntenant = \"acme\"\nissued_before = \"canary\"",
+        "revocations[0].issued_before",
+    ),
+    (
+        "",
+        "\n[[revocations]]\ntenant = \"acme\"\nexpires = \"2030-01-01T00:00:00Z\"",
+        "revocations[0].expires",
+    ),
+];
+
 const ENTRIES: &[Case] = &[
     ("id = \"main\"", "id = \"ma in\"", "accounts[0].id"),
     ("id = \"main\"", "", "accounts[0].id"),
@@ -638,7 +737,7 @@ const ENTRIES: &[Case] = &[
 
 #[test]
 fn every_fault_is_named_by_file_and_key_and_causes_no_other() {
-    for (from, to, key) in [SECTIONS, SECRETS, ENTRIES].into_iter().flatten() {
+    for (from, to, key) in [SECTIONS, SECRETS, IDENTITY, ENTRIES].into_iter().flatten() {
         let mut folder = Folder::new();
         folder.set("EMPTY", "");
         folder.write("nothing", "");
