@@ -7,9 +7,11 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::print_stdout,
     clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
     clippy::disallowed_methods,
     clippy::as_conversions,
     clippy::cast_precision_loss,
@@ -317,6 +319,8 @@ async fn revoke(keys: &Keys) {
 /// Another tenant's customer beside one that nobody has, by turns on one connection.
 async fn isolation(keys: &Keys) {
     const SAMPLES: usize = 10_000;
+    // As many of each, so that neither is the one that lies in a cache.
+    const CUSTOMERS: usize = 100;
     let world = World::start(keys, "http://127.0.0.1:1/jwks").await;
     let signer = keys.signer(Algorithm::HS256);
     let token = |tenant: &str| token_of("hs", tenant, None, 1, &signer, Algorithm::HS256);
@@ -325,8 +329,6 @@ async fn isolation(keys: &Keys) {
         let body = json!({"service": "createOrUpdateCustomer", "target": {"email": email}});
         post(&token("a"), &body.to_string())
     };
-    // As many of each, so that neither is the one that lies in a cache.
-    const CUSTOMERS: usize = 100;
     for number in 0..CUSTOMERS {
         let message = create(&format!("owned-{number:03}@example.com"));
         assert_eq!(exchange(&mut stream, &message).await.0, 200);

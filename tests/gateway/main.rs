@@ -5,7 +5,9 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::string_slice,
+    clippy::needless_pass_by_value,
     clippy::panic,
+    clippy::print_stdout,
     clippy::too_many_lines,
     clippy::disallowed_methods,
     unreachable_pub,
@@ -16,9 +18,11 @@ mod addresses;
 mod audit;
 mod canary;
 mod check;
+mod crash;
 mod credentials;
 mod drain;
 mod framing;
+mod identity;
 mod idp;
 mod import;
 mod jwks;

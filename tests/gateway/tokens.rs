@@ -72,7 +72,7 @@ impl Forge {
         )
     }
 
-    fn hs(&self, header: &str, claims: &str) -> String {
+    fn hs(header: &str, claims: &str) -> String {
         signed(
             header,
             claims,
@@ -81,19 +81,19 @@ impl Forge {
         )
     }
 
-    fn es(&self, header: &str, claims: &str, pair: &KeyPair) -> String {
+    fn es(header: &str, claims: &str, pair: &KeyPair) -> String {
         let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
         signed(header, claims, &key, Algorithm::ES256)
     }
 
     /// A rightly signed token of the HMAC issuer, with one claim written otherwise.
     fn claim(&self, name: &str, raw: Option<&str>) -> String {
-        self.hs(r#"{"alg":"HS256"}"#, &with(&self.claims(HS), name, raw))
+        Self::hs(r#"{"alg":"HS256"}"#, &with(&self.claims(HS), name, raw))
     }
 
     /// The same with more in its header.
     fn header(&self, more: &str) -> String {
-        self.hs(&format!(r#"{{"alg":"HS256",{more}}}"#), &self.claims(HS))
+        Self::hs(&format!(r#"{{"alg":"HS256",{more}}}"#), &self.claims(HS))
     }
 }
 
@@ -131,8 +131,8 @@ fn algorithms(forge: &Forge) -> Vec<Case> {
         let header = format!(r#"{{"alg":"{alg}","kid":"one"}}"#);
         format!("{}.{}.", b64(header), b64(&claims))
     };
-    let good = forge.es(es, &claims, &forge.pair);
-    let cross = forge.es(
+    let good = Forge::es(es, &claims, &forge.pair);
+    let cross = Forge::es(
         r#"{"alg":"ES256","kid":"one"}"#,
         &forge.claims(HS),
         &forge.pair,
@@ -152,15 +152,15 @@ fn algorithms(forge: &Forge) -> Vec<Case> {
         ),
         (
             "alg es256 in lower case",
-            forge.es(r#"{"alg":"es256","kid":"one"}"#, &claims, &forge.pair),
+            Forge::es(r#"{"alg":"es256","kid":"one"}"#, &claims, &forge.pair),
         ),
         (
             "alg missing",
-            forge.es(r#"{"kid":"one"}"#, &claims, &forge.pair),
+            Forge::es(r#"{"kid":"one"}"#, &claims, &forge.pair),
         ),
         (
             "alg twice",
-            forge.es(
+            Forge::es(
                 r#"{"alg":"none","alg":"ES256","kid":"one"}"#,
                 &claims,
                 &forge.pair,
@@ -168,16 +168,16 @@ fn algorithms(forge: &Forge) -> Vec<Case> {
         ),
         (
             "alg as a list",
-            forge.es(r#"{"alg":["ES256"],"kid":"one"}"#, &claims, &forge.pair),
+            Forge::es(r#"{"alg":["ES256"],"kid":"one"}"#, &claims, &forge.pair),
         ),
         (
             "another algorithm of the key's family",
-            forge.es(r#"{"alg":"ES384","kid":"one"}"#, &claims, &forge.pair),
+            Forge::es(r#"{"alg":"ES384","kid":"one"}"#, &claims, &forge.pair),
         ),
         ("another issuer's key", cross),
         (
             "a key that nobody published",
-            forge.es(es, &claims, &forge.other),
+            Forge::es(es, &claims, &forge.other),
         ),
         ("psychic signature: r = s = 0", resigned(&good, &[0; 64])),
         ("signature of no bytes", resigned(&good, b"")),
@@ -197,7 +197,7 @@ fn token_headers(forge: &Forge) -> Vec<Case> {
     let claims = forge.claims(ES);
     let embed = |member: &str| {
         let header = format!(r#"{{"alg":"ES256",{member}}}"#);
-        forge.es(&header, &claims, &forge.other)
+        Forge::es(&header, &claims, &forge.other)
     };
     vec![
         (
@@ -259,7 +259,7 @@ fn claims(forge: &Forge) -> Vec<Case> {
     let now = forge.now;
     let set = |name, raw: &str| forge.claim(name, Some(raw));
     let second = |claims: &str, member: &str| {
-        forge.hs(
+        Forge::hs(
             r#"{"alg":"HS256"}"#,
             &claims.replacen('{', &format!("{{{member},"), 1),
         )
@@ -331,18 +331,18 @@ fn claims(forge: &Forge) -> Vec<Case> {
         ),
         (
             "claims that are no object",
-            forge.hs(r#"{"alg":"HS256"}"#, "[]"),
+            Forge::hs(r#"{"alg":"HS256"}"#, "[]"),
         ),
         (
             "claims with something after them",
-            forge.hs(r#"{"alg":"HS256"}"#, &format!("{good} {{}}")),
+            Forge::hs(r#"{"alg":"HS256"}"#, &format!("{good} {{}}")),
         ),
     ]
 }
 
 /// RFC 7515 and RFC 6750: one token, in one form.
 fn shapes(forge: &Forge) -> Vec<Case> {
-    let good = forge.hs(r#"{"alg":"HS256"}"#, &forge.claims(HS));
+    let good = Forge::hs(r#"{"alg":"HS256"}"#, &forge.claims(HS));
     let (message, signature) = good.rsplit_once('.').unwrap();
     let (header, payload) = message.split_once('.').unwrap();
     vec![
@@ -383,12 +383,12 @@ async fn no_bad_token_is_forwarded_or_answered_unlike_another() {
     let toml = ES_ISSUER.replace("\"es.jwks\"", &format!("{path:?}"));
     let world = World::with(&toml, &[]).await;
     // The forge makes good ones too: what follows is refused for what is wrong with it alone.
-    let es = forge.es(
+    let es = Forge::es(
         r#"{"alg":"ES256","kid":"one"}"#,
         &forge.claims(ES),
         &forge.pair,
     );
-    let hs = forge.hs(r#"{"alg":"HS256"}"#, &forge.claims(HS));
+    let hs = Forge::hs(r#"{"alg":"HS256"}"#, &forge.claims(HS));
     for good in [es, hs] {
         let answer = world.post(&good, &lookup(GetStatus)).await;
         assert_ne!(answer.status, 401, "{answer:?}");
@@ -402,7 +402,6 @@ async fn no_bad_token_is_forwarded_or_answered_unlike_another() {
     let mut answers = BTreeSet::new();
     for (name, token) in &cases {
         let answer = world.post(token, &lookup(GetStatus)).await;
-        println!("{} {:13} {name}", answer.status, answer.code());
         let mut document = answer.json();
         document["request_id"] = Value::Null;
         let challenge = answer.headers["www-authenticate"]
@@ -428,7 +427,7 @@ async fn no_bad_token_is_forwarded_or_answered_unlike_another() {
     let expired = with(&expired, "iat", None);
     let answer = world
         .post(
-            &forge.hs(r#"{"alg":"HS256"}"#, &expired),
+            &Forge::hs(r#"{"alg":"HS256"}"#, &expired),
             &lookup(GetStatus),
         )
         .await;
