@@ -6,7 +6,6 @@ use dcams_gateway::{operation::Operation, simulator::Login};
 use serde_json::json;
 
 use crate::{
-    audit::log_to,
     support::{EMAIL, Lines, OTHER_USER, PASS, World, lookup},
     wire::{Wire, head, tenant},
 };
@@ -170,7 +169,7 @@ async fn the_body_of_a_refused_address_is_not_read_and_nothing_goes_upstream() {
 #[tokio::test]
 async fn a_clients_address_is_kept_truncated_and_shown_nowhere() {
     let log = Lines::default();
-    let _guard = log_to(&log);
+    let _guard = log.collect_log();
     let world = listed(TRUSTED).await;
     world
         .simulator

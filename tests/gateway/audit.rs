@@ -13,7 +13,6 @@ use dcams_gateway::{
         Login,
         fault::{DocumentedError, Fault, FaultKind},
     },
-    telemetry::{self, LogFormat, TelemetrySettings},
 };
 use http::Request;
 use http_body_util::{Full, StreamBody};
@@ -24,7 +23,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tracing::{Level, subscriber::DefaultGuard};
 
 use crate::support::{
     Broken, EMAIL, Lines, OTHER_TENANT, OTHER_USER, PASS, PATH, USER, World, customer, load,
@@ -544,21 +542,10 @@ async fn gauge(world: &World, name: &str) -> u64 {
         .unwrap()
 }
 
-/// Log lines of this test's thread, on which everything of its world runs, go to `lines`.
-pub fn log_to(lines: &Lines) -> DefaultGuard {
-    let lines = lines.clone();
-    let settings = TelemetrySettings {
-        format: LogFormat::Json,
-        level: Level::TRACE,
-    };
-    let subscriber = telemetry::subscriber(settings, move || lines.clone());
-    tracing::subscriber::set_default(subscriber)
-}
-
 #[tokio::test]
 async fn a_request_leaves_one_line_of_log() {
     let log = Lines::default();
-    let _guard = log_to(&log);
+    let _guard = log.collect_log();
     let world = World::start().await;
     let request = world
         .client
@@ -677,7 +664,7 @@ async fn metrics_tell_tenant_service_outcome_code_and_whose_time_it_was() {
 #[tokio::test]
 async fn a_panic_is_that_requests_500_and_a_counter_and_the_next_one_is_served() {
     let log = Lines::default();
-    let _guard = log_to(&log);
+    let _guard = log.collect_log();
     let world = World::start().await;
     let token = world.full_token();
     world.post(&token, &customer()).await;

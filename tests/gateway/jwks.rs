@@ -9,13 +9,11 @@ use dcams_gateway::{
     },
     endpoint::Endpoint,
     ident::IssuerId,
-    telemetry::{LogFormat, TelemetrySettings, subscriber},
 };
 use futures_util::{FutureExt, future::join_all};
 use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Dispatch, Level, subscriber::NoSubscriber};
 
 use crate::{
     idp::{Answer, DISCOVERY, Delivery, Idp, KEYS, published_key},
@@ -614,14 +612,7 @@ async fn a_wait_is_no_longer_than_a_fetch() {
 #[tokio::test]
 async fn the_log_says_what_changed_and_repeats_nothing_of_the_server() {
     let log = Lines::default();
-    let writer = log.clone();
-    let (format, level) = (LogFormat::Json, Level::TRACE);
-    let subscriber = subscriber(TelemetrySettings { format, level }, move || writer.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
-    // While there is one subscriber alone, another test's thread that reaches a line first, without
-    // one, would silence that line for this thread too.
-    let _second = Dispatch::new(NoSubscriber::default());
-
+    let _guard = log.collect_log();
     let idp = Idp::start();
     let good = Answer::keys(&[published_key("canary")]);
     idp.answer("/canary?canary", good.clone());

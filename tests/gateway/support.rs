@@ -18,11 +18,16 @@ use dcams_gateway::{
     operation::Operation,
     simulator::{Login, Simulator, SimulatorHandle, SimulatorSettings},
     specimen::{self, Side},
+    telemetry::{self, LogFormat, TelemetrySettings},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
+use tracing::{
+    Dispatch, Level,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 
 pub const PATH: &str = "/v3/stable/api/storage";
 pub const EMAIL: &str = "jane.specimen@example.com";
@@ -97,6 +102,20 @@ impl Write for Lines {
 }
 
 impl Lines {
+    /// Collects the log of this test's thread, on which everything of its world runs, until the
+    /// guard is dropped.
+    pub fn collect_log(&self) -> DefaultGuard {
+        // While there is one subscriber alone, another test's thread that reaches a line first,
+        // without one, silences that line for every thread. So there are never less than two.
+        static SILENT: LazyLock<[Dispatch; 2]> =
+            LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
+        LazyLock::force(&SILENT);
+        let lines = self.clone();
+        let (format, level) = (LogFormat::Json, Level::TRACE);
+        let settings = TelemetrySettings { format, level };
+        tracing::subscriber::set_default(telemetry::subscriber(settings, move || lines.clone()))
+    }
+
     pub fn fail(&self, how: Option<Broken>) {
         *self.broken.lock().unwrap() = how;
     }

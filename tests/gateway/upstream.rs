@@ -19,7 +19,6 @@ use dcams_gateway::{
         fault::{DocumentedError, Fault, FaultKind},
         record::Credentials,
     },
-    telemetry::{self, LogFormat, TelemetrySettings},
 };
 use futures_util::future::join_all;
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
@@ -27,7 +26,6 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyD
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
 use crate::{
     program::Served,
@@ -235,13 +233,7 @@ fn assert_problem(answer: &Answer, case: &str) {
 #[tokio::test]
 async fn a_refused_credential_is_ours_alone_and_calls_for_a_person() {
     let log = Lines::default();
-    let lines = log.clone();
-    let settings = TelemetrySettings {
-        format: LogFormat::Json,
-        level: Level::TRACE,
-    };
-    let subscriber = telemetry::subscriber(settings, move || lines.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.collect_log();
     let world = World::start().await;
     world
         .simulator
@@ -267,13 +259,7 @@ async fn a_refused_credential_is_ours_alone_and_calls_for_a_person() {
 #[tokio::test]
 async fn a_credential_that_comes_back_is_refused_wherever_it_would_be_relayed() {
     let log = Lines::default();
-    let lines = log.clone();
-    let settings = TelemetrySettings {
-        format: LogFormat::Json,
-        level: Level::TRACE,
-    };
-    let subscriber = telemetry::subscriber(settings, move || lines.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.collect_log();
     let escaped = serde_json::to_string(PASS).unwrap();
     let mut alerts = 0;
     let world = World::with(OTHER_TENANT, &[]).await;
