@@ -1,4 +1,4 @@
-//! Audit events: what a tenant did to a customer, and how it ended.
+//! Audit events: what a tenant did to a customer and how it ended, and what the gateway did by itself.
 //!
 //! Invariant: an event is a struct of allowed fields. People appear as keyed pseudonyms, fields by
 //! name, images by side, format and size; there is no field that a value, a token or a credential
@@ -55,7 +55,7 @@ impl AuditTrail {
     ///
     /// # Errors
     /// What the writer says; the event is lost then, and its number is not used again.
-    pub fn record(&self, event: &Outcome<'_>) -> io::Result<()> {
+    pub fn record(&self, event: &impl Serialize) -> io::Result<()> {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let Sink { seq, line, out } = &mut *sink;
         *seq += 1;
@@ -97,11 +97,55 @@ fn digits(mac: &hmac::Tag) -> [u8; 64] {
 }
 
 #[derive(Serialize)]
-struct Numbered<'a> {
+struct Numbered<'a, E> {
     v: u8,
     seq: u64,
     #[serde(flatten)]
-    event: &'a Outcome<'a>,
+    event: &'a E,
+}
+
+/// What the gateway did by itself, or on an operator's word.
+#[derive(Debug, Serialize)]
+pub struct Act<'a> {
+    /// When it was done.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// Always `event`.
+    pub phase: Phase,
+    /// What it was.
+    #[serde(flatten)]
+    pub deed: Deed<'a>,
+}
+
+/// The kinds of acts, with what there is to know of each (`event`).
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Deed<'a> {
+    /// The configuration was read again.
+    ConfigReloaded {
+        /// `ok`, or why it stays as it was: `refused`.
+        result: &'static str,
+        /// What asked for it: `signal`, `file` or `api`.
+        cause: &'static str,
+        /// How many mistakes it was refused for.
+        mistakes: usize,
+    },
+    /// A credential towards DCAMS has another state.
+    CredentialChanged {
+        /// The account.
+        account: &'a str,
+        /// The credential's id.
+        credential: &'a str,
+        /// Counts the values that this id has had in this process.
+        generation: u64,
+        /// The state before; none for a credential that is new.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'static str>,
+        /// The state from now on.
+        to: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 /// How a request that passed authentication ended.
@@ -167,6 +211,8 @@ pub struct Outcome<'a> {
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
+    /// The gateway's own act.
+    Event,
     /// A request has ended.
     Outcome,
 }

@@ -17,7 +17,7 @@ use tracing::Level;
 
 use crate::{
     address::Client,
-    audit::{AuditTrail, Content, Decision, ImageNote, Outcome, Phase},
+    audit::{Act, AuditTrail, Content, Decision, Deed, ImageNote, Outcome, Phase},
     auth::Caller,
     clock,
     customer::EmailCase,
@@ -37,6 +37,21 @@ pub struct Observers {
     pub metrics: Metrics,
     /// What people are turned into pseudonyms with.
     pub pseudonyms: PseudonymKey,
+}
+
+impl Observers {
+    /// Writes down what the gateway did by itself. A loss is counted and logged.
+    pub fn record(&self, deed: Deed<'_>) {
+        let act = Act {
+            time: clock::now(),
+            phase: Phase::Event,
+            deed,
+        };
+        if let Err(error) = self.audit.record(&act) {
+            self.metrics.audit_lost();
+            tracing::error!(kind = ?error.kind(), "audit event lost");
+        }
+    }
 }
 
 /// The record of one request.
