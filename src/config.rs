@@ -11,7 +11,6 @@ mod destination;
 mod dpop;
 mod entries;
 mod field;
-mod files;
 mod issuers;
 mod layers;
 mod listeners;
@@ -19,7 +18,6 @@ pub mod mistake;
 mod revocations;
 mod secret;
 mod sections;
-pub mod units;
 
 #[cfg(test)]
 mod tests;

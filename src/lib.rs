@@ -9,6 +9,7 @@
 pub mod address;
 pub mod clock;
 pub mod endpoint;
+pub(crate) mod files;
 pub mod ident;
 pub mod operation;
 pub mod outbox;
@@ -17,6 +18,7 @@ pub mod segments;
 pub mod store;
 pub mod tenant;
 pub mod tls;
+pub mod units;
 
 pub mod auth;
 pub mod body;

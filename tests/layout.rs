@@ -18,6 +18,8 @@ const ORDER: &[&str] = &[
     "redact",
     "clock",
     "operation",
+    "units",
+    "files",
     "outbox",
     "store",
     "address",

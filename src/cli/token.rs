@@ -12,9 +12,10 @@ use crate::{
         mint::{Grant, MintError},
     },
     clock,
-    config::{Config, units},
+    config::Config,
     ident::TenantId,
     operation::{Operation, Operations},
+    units,
 };
 
 #[derive(Debug, Args)]

@@ -10,13 +10,10 @@ use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
-    config::{
-        cursor::Section,
-        field::Field,
-        units::{GIB, KIB},
-    },
+    config::{cursor::Section, field::Field},
     endpoint::{Endpoint, EndpointError},
     route::STORAGE_PATH,
+    units::{GIB, KIB},
     upstream::client::UpstreamSettings,
 };
 

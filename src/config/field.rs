@@ -17,12 +17,12 @@ use crate::{
     address::{Network, NetworkError},
     config::{
         cursor::{Context, Section},
-        files,
         layers::Entry,
         mistake::{Mistake, is_variable},
-        units::{parse_duration, parse_size, show_duration, show_size},
     },
+    files,
     ident::TenantId,
+    units::{parse_duration, parse_size, show_duration, show_size},
 };
 
 /// More than any key set or certificate bundle needs.

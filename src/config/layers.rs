@@ -14,9 +14,9 @@ use std::{
 
 use config::{Environment, FileFormat, Format, Map, Source, Value, ValueKind};
 
-use crate::config::{
+use crate::{
+    config::mistake::{Mistake, Report, variable},
     files::{self, FileError},
-    mistake::{Mistake, Report, variable},
 };
 
 /// The lowest layer: every key of the fixed sections, with its default.

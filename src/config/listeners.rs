@@ -12,15 +12,10 @@ use crate::{
     address::{ForwardedHeader, Network, Networks, TrustedProxies},
     admin::AdminSettings,
     auth::dpop::PublicUrl,
-    config::{
-        cursor::Section,
-        dpop,
-        field::Field,
-        secret,
-        units::{GIB, KIB},
-    },
+    config::{cursor::Section, dpop, field::Field, secret},
     route::RouteSettings,
     server::{Http2Settings, Protocol, ProxyProtocol, ServerSettings},
+    units::{GIB, KIB},
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);

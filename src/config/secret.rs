@@ -10,13 +10,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::config::{
-    cursor::Section,
-    field::Field,
-    files::{self, FileError},
+use crate::{
+    config::{cursor::Section, field::Field},
+    files::{self, FileError, MAX_SECRET},
 };
-
-const MAX_SECRET: u64 = 64 * 1024;
 
 const FORM: &str = "write { file = \"PATH\" } or { env = \"NAME\" } instead";
 
@@ -96,7 +93,7 @@ pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroiz
 
 fn of_file(field: &Field<'_>) -> Option<Secret> {
     let path = field.path()?;
-    match files::read(&path, MAX_SECRET) {
+    match files::read_secret(&path) {
         Ok(content) => {
             if content.world_readable {
                 field.warning(
@@ -104,13 +101,7 @@ fn of_file(field: &Field<'_>) -> Option<Secret> {
                     "take the right from others: chmod o-r",
                 );
             }
-            let mut bytes = content.bytes;
-            cut_line_break(&mut bytes);
-            if bytes.is_empty() {
-                field.mistake("names a file with nothing in it", "put the secret there");
-                return None;
-            }
-            Some(Secret(bytes))
+            Some(Secret(content.bytes))
         }
         Err(FileError::Empty) => {
             field.mistake("names a file with nothing in it", "put the secret there");
@@ -146,15 +137,4 @@ fn of_variable(field: &Field<'_>) -> Option<Secret> {
         return None;
     }
     Some(Secret(Zeroizing::new(value.clone().into_bytes())))
-}
-
-/// Editors and `echo` end a file with a line break that is no part of the secret; one is cut.
-fn cut_line_break(bytes: &mut Vec<u8>) {
-    if bytes.last() != Some(&b'\n') {
-        return;
-    }
-    bytes.pop();
-    if bytes.last() == Some(&b'\r') {
-        bytes.pop();
-    }
 }

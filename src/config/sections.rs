@@ -9,15 +9,12 @@ use tracing::Level;
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{
-        cursor::Section,
-        secret,
-        units::{GIB, KIB},
-    },
+    config::{cursor::Section, secret},
     operation::Operation,
     payload::{DataUri, Field, ImageFormat, ImageTypes, Rules},
     telemetry::{LogFormat, TelemetrySettings},
     tenant::Country,
+    units::{GIB, KIB},
 };
 
 /// What `[limits]` says; part of it belongs to the reading of bodies, part to payloads.

@@ -1,4 +1,5 @@
-//! Reads the files that a configuration names: bounded, and with errors that quote nothing.
+//! Reads the files that a configuration names, secrets among them: bounded, and with errors that
+//! quote nothing.
 //!
 //! Invariant: no more than the limit is ever read, and what was read is wiped when it is dropped,
 //! since the same code reads secrets.
@@ -12,11 +13,11 @@ use std::{
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::config::units::show_size;
+use crate::units::show_size;
 
 /// Why a file's content is not to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     #[error("does not exist")]
     Missing,
     #[error("may not be read by this user")]
@@ -43,13 +44,33 @@ impl From<io::Error> for FileError {
 }
 
 /// A file's content and whether every user of the machine may read it.
-pub(super) struct Content {
-    pub(super) bytes: Zeroizing<Vec<u8>>,
-    pub(super) world_readable: bool,
+pub(crate) struct Content {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) world_readable: bool,
+}
+
+/// The largest secret.
+pub(crate) const MAX_SECRET: u64 = 64 * 1024;
+
+/// Reads a file with a secret in it. Editors and `echo` end a file with a line break that is no part
+/// of the secret; one is cut.
+pub(crate) fn read_secret(path: &Path) -> Result<Content, FileError> {
+    let mut content = read(path, MAX_SECRET)?;
+    let bytes = &mut content.bytes;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    if bytes.is_empty() {
+        return Err(FileError::Empty);
+    }
+    Ok(content)
 }
 
 /// Reads a whole file of 1 to `limit` bytes.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Content, FileError> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Content, FileError> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     // Room for everything from the start: growing would leave copies behind that nobody wipes. A

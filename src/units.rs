@@ -8,11 +8,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// 1,024 bytes.
-pub(super) const KIB: u64 = 1 << 10;
+pub(crate) const KIB: u64 = 1 << 10;
 /// 1,048,576 bytes.
-pub(super) const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 /// 1,073,741,824 bytes.
-pub(super) const GIB: u64 = 1 << 30;
+pub(crate) const GIB: u64 = 1 << 30;
 
 /// Why a duration or size was not understood. It repeats nothing of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
