@@ -19,6 +19,7 @@ pub mod store;
 pub mod tenant;
 pub mod tls;
 pub mod units;
+pub mod watch;
 
 pub mod auth;
 pub mod body;

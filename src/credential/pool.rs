@@ -1,0 +1,736 @@
+//! The live credentials of one account: which one a request is sent with, and what comes of it.
+//!
+//! A request asks for a [`Lease`] and says afterwards what DCAMS made of it. Invariants: nobody waits
+//! for a lock to get one; a credential that DCAMS has refused is leased to nobody from that moment on;
+//! one of which DCAMS has said nothing yet, or that it refused the last time, is tried by one request
+//! at a time, so that a dead password is not tried a thousand times; a value is wiped when it is retired
+//! and its last lease has ended.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+
+use super::{
+    Credential,
+    rotation::{
+        Candidate, Pace, Place, Reason, Said, State, Validity, next_step, next_time,
+    },
+};
+use crate::ident::{AccountId, CredentialId};
+
+/// How many retired credentials are remembered for people who ask; without their values.
+const MAX_RETIRED: usize = 16;
+
+/// Why a request gets no credential. Nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LeaseError {
+    /// None of the account may be used now: DCAMS refused them, or their time has not come.
+    #[error("no credential of the account may be used")]
+    NoneUsable,
+    /// The one that would be used is being tried by others, and DCAMS does not answer them.
+    #[error("the credential is being tried, and DCAMS does not answer")]
+    OnTrial,
+}
+
+impl LeaseError {
+    /// One word for logs and audit events.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NoneUsable => "no_usable_credential",
+            Self::OnTrial => "credential_on_trial",
+        }
+    }
+}
+
+/// The credentials of one account.
+pub struct Pool {
+    account: AccountId,
+    routes: ArcSwap<Routes>,
+    /// Counts requests while there is a canary, so that its share is exact and evenly spread.
+    turn: AtomicU64,
+    /// Told when the routes have changed or a trial has ended; for those who wait for one.
+    changes: watch::Sender<u64>,
+    /// Told when there is something to write down or to do.
+    work: Arc<Notify>,
+    /// Taken when DCAMS refuses, when a value comes or goes, and for the first good answer; never by
+    /// the other requests, and never across an await.
+    book: Mutex<Book>,
+}
+
+/// Whom requests go to.
+#[derive(Default)]
+struct Routes {
+    active: Option<Arc<Value>>,
+    canary: Option<Arc<Value>>,
+    percent: u64,
+}
+
+/// One value that a credential has or had.
+struct Value {
+    id: CredentialId,
+    generation: u64,
+    credential: Arc<Credential>,
+    in_flight: AtomicU32,
+    gate: AtomicU8,
+    /// How often it was refused. An answer counts only if it was asked for since the last refusal: a
+    /// hundred refusals of requests that were under way together are one.
+    tide: AtomicU32,
+    /// Milliseconds since 1970; 0 for never.
+    accepted: AtomicI64,
+    /// Since it has its state.
+    accepted_since: AtomicBool,
+    leaving: AtomicBool,
+}
+
+/// Whether requests may use a value: all, or one at a time to see.
+const SHUT: u8 = 0;
+const TRYING: u8 = 1;
+const OPEN: u8 = 2;
+
+#[derive(Default)]
+struct Book {
+    pace: Option<Pace>,
+    /// In the order in which they are preferred.
+    entries: Vec<Entry>,
+    retired: VecDeque<Standing>,
+    changes: Vec<Change>,
+    generations: BTreeMap<CredentialId, u64>,
+    configured: Vec<(CredentialId, Validity)>,
+}
+
+struct Entry {
+    value: Arc<Value>,
+    state: State,
+    since: Timestamp,
+    refused: Option<Timestamp>,
+    refusals: u32,
+    /// DCAMS has refused it since it has its state.
+    refused_since: bool,
+    retry: bool,
+    place: Place,
+    validity: Validity,
+}
+
+/// What the configuration says of one credential.
+pub struct Slot {
+    /// Its name.
+    pub id: CredentialId,
+    /// When it may be used.
+    pub validity: Validity,
+    /// Its value, where it could be read; the former one stays otherwise.
+    pub offer: Option<Offer>,
+}
+
+/// A value, and what is known of it already.
+pub struct Offer {
+    /// The value.
+    pub credential: Arc<Credential>,
+    /// Where the state store knew it.
+    pub facts: Option<Facts>,
+}
+
+/// What is known of a value from before this process began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Its state.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// When DCAMS accepted it last.
+    pub accepted: Option<Timestamp>,
+    /// When DCAMS refused it last.
+    pub refused: Option<Timestamp>,
+    /// How often in a row it was refused.
+    pub refusals: u32,
+}
+
+/// A change of state that is to be written down.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The credential.
+    pub id: CredentialId,
+    /// Which of its values, counted from 1.
+    pub generation: u64,
+    /// The state before; none for a new one.
+    pub from: Option<State>,
+    /// The state since.
+    pub to: State,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// How a credential stands, for people.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The credential.
+    pub id: CredentialId,
+    /// Which of its values, counted from 1.
+    pub generation: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// When DCAMS accepted it last.
+    pub accepted: Option<Timestamp>,
+    /// When DCAMS refused it last.
+    pub refused: Option<Timestamp>,
+    /// When it is tried again after a refusal.
+    pub retry_at: Option<Timestamp>,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// When it may be used.
+    pub validity: Validity,
+}
+
+impl Pool {
+    /// The pool of an account, empty; `work` is told when there is something to write down or to do.
+    pub fn new(account: AccountId, work: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self {
+            account,
+            routes: ArcSwap::default(),
+            turn: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
+            work,
+            book: Mutex::default(),
+        })
+    }
+
+    /// Whose credentials they are.
+    pub const fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// The credential for one request. Waits only where the one that would be used is just being
+    /// tried by somebody else, and no longer than `patience`.
+    pub async fn lease(self: &Arc<Self>, patience: Duration) -> Result<Lease, LeaseError> {
+        match self.try_lease() {
+            Some(leased) => leased,
+            // On the heap, because it is rare and every request's future would be as large.
+            None => Box::pin(timeout(patience, self.wait_for_lease()))
+                .await
+                .unwrap_or(Err(LeaseError::OnTrial)),
+        }
+    }
+
+    async fn wait_for_lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            // After subscribing, so that no change is missed in between.
+            if let Some(leased) = self.try_lease() {
+                return leased;
+            }
+            // The sender is in the pool.
+            changes.changed().await.ok();
+        }
+    }
+
+    fn try_lease(self: &Arc<Self>) -> Option<Result<Lease, LeaseError>> {
+        let routes = self.routes.load();
+        if let Some(canary) = &routes.canary
+            && self.is_canarys_turn(routes.percent)
+            && let Some(lease) = self.enter(canary)
+        {
+            return Some(Ok(lease));
+        }
+        let Some(active) = &routes.active else {
+            return Some(Err(LeaseError::NoneUsable));
+        };
+        self.enter(active).map(Ok)
+    }
+
+    /// Of each hundred requests as many as it says, the first among them.
+    fn is_canarys_turn(&self, percent: u64) -> bool {
+        let turn = self.turn.fetch_add(1, Relaxed) % 100;
+        turn * percent % 100 < percent
+    }
+
+    /// Nothing where somebody else is trying this value.
+    fn enter(self: &Arc<Self>, value: &Arc<Value>) -> Option<Lease> {
+        let trial = match value.gate.load(Acquire) {
+            OPEN => false,
+            SHUT => {
+                let taken = value.gate.compare_exchange(SHUT, TRYING, AcqRel, Relaxed);
+                taken.ok()?;
+                true
+            }
+            _ => return None,
+        };
+        value.in_flight.fetch_add(1, Relaxed);
+        Some(Lease {
+            tide: value.tide.load(Relaxed),
+            pool: Arc::clone(self),
+            value: Arc::clone(value),
+            trial,
+        })
+    }
+
+    /// A lease of a value that is in state probing, for a question of the gateway's own.
+    pub fn lease_to_probe(self: &Arc<Self>, id: &CredentialId, generation: u64) -> Option<Lease> {
+        let value = {
+            let book = self.book();
+            let mut entries = book.entries.iter();
+            let entry = entries.find(|e| {
+                e.state == State::Probing
+                    && e.value.generation == generation
+                    && e.value.id == *id
+            })?;
+            Arc::clone(&entry.value)
+        };
+        self.enter(&value)
+    }
+
+    /// Sets what the configuration says: the credentials in the order in which they are preferred,
+    /// and the values that they have, all in one step. What is not among them leaves.
+    pub fn configure(&self, pace: Pace, slots: Vec<Slot>, now: Timestamp) {
+        let mut book = self.book();
+        book.pace = Some(pace);
+        book.configured = slots.iter().map(|s| (s.id.clone(), s.validity)).collect();
+        for Slot { id, offer, .. } in slots {
+            if let Some(Offer { credential, facts }) = offer {
+                book.take(&id, &credential, facts, now);
+            }
+        }
+        self.advance(&mut book, now);
+    }
+
+    /// Takes the value that a credential has now. Nothing happens where it is the one that is known;
+    /// otherwise it begins its way, and the former one stays until it is not needed any more.
+    pub fn offer(&self, id: &CredentialId, offer: &Offer, now: Timestamp) {
+        let mut book = self.book();
+        book.take(id, &offer.credential, offer.facts, now);
+        self.advance(&mut book, now);
+    }
+
+    /// Whether this is the value that a credential is known to have.
+    pub fn holds(&self, id: &CredentialId, credential: &Credential) -> bool {
+        self.book().holds(id, credential)
+    }
+
+    /// Whether any value of the account has this user.
+    pub fn has_user_of(&self, credential: &Credential) -> bool {
+        let book = self.book();
+        let mut values = book.entries.iter().map(|entry| &entry.value.credential);
+        values.any(|own| own.has_user_of(credential))
+    }
+
+    /// Ends a credential's rest after a refusal. Whether there was one.
+    pub fn retry(&self, id: &CredentialId, now: Timestamp) -> bool {
+        let mut book = self.book();
+        let mut rests = false;
+        for entry in &mut book.entries {
+            if entry.value.id == *id && entry.state == State::Rejected {
+                entry.retry = true;
+                rests = true;
+            }
+        }
+        self.advance(&mut book, now);
+        rests
+    }
+
+    /// Takes every step that is due. Returns when time alone may make the next one due.
+    pub fn keep_up(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut book = self.book();
+        self.advance(&mut book, now);
+        let pace = book.pace?;
+        next_time(&book.candidates(), &pace, now)
+    }
+
+    /// The changes since this was asked last.
+    pub fn take_changes(&self) -> Vec<Change> {
+        std::mem::take(&mut self.book().changes)
+    }
+
+    /// The values that are there, with what is known of them.
+    pub fn facts(&self) -> Vec<(Arc<Credential>, CredentialId, Facts)> {
+        let book = self.book();
+        let entries = book.entries.iter();
+        entries
+            .map(|e| (Arc::clone(&e.value.credential), e.value.id.clone(), e.facts()))
+            .collect()
+    }
+
+    /// The values that wait for a probe.
+    pub fn probing(&self) -> Vec<(CredentialId, u64)> {
+        let book = self.book();
+        let entries = book.entries.iter();
+        entries
+            .filter(|e| e.state == State::Probing && e.value.gate.load(Acquire) != OPEN)
+            .map(|e| (e.value.id.clone(), e.value.generation))
+            .collect()
+    }
+
+    /// How every credential stands, those that were retired lately at the end.
+    pub fn standings(&self) -> Vec<Standing> {
+        let book = self.book();
+        let standings = book.entries.iter().map(|e| e.standing(book.pace.as_ref()));
+        standings.chain(book.retired.iter().cloned()).collect()
+    }
+
+    /// Whether requests can be sent at all.
+    pub fn is_usable(&self) -> bool {
+        self.routes.load().active.is_some()
+    }
+
+    fn advance(&self, book: &mut Book, now: Timestamp) {
+        let Some(pace) = book.pace else { return };
+        book.arrange();
+        let mut changed = false;
+        while let Some(step) = next_step(&book.candidates(), &pace, now) {
+            let Some(entry) = book.entries.get_mut(step.index) else {
+                break;
+            };
+            let change = entry.enter(step.to, step.reason, now);
+            if step.to == State::Canary {
+                self.turn.store(0, Relaxed);
+            }
+            if step.to == State::Retired {
+                let gone = book.entries.remove(step.index);
+                book.remember(gone.standing(None));
+            }
+            book.changes.push(change);
+            changed = true;
+        }
+        self.routes.store(Arc::new(book.routes(&pace)));
+        if changed || !book.changes.is_empty() {
+            self.announce();
+        }
+    }
+
+    /// Wakes those who wait for a trial, and who writes things down.
+    fn announce(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.work.notify_one();
+    }
+
+    /// DCAMS has accepted a value: for the first time, or since it has its state.
+    fn proven(&self, lease: &Lease, now: Timestamp) {
+        let mut book = self.book();
+        let value = &lease.value;
+        // Asked again behind the lock: a refusal is not overtaken.
+        if !lease.counts() {
+            return;
+        }
+        value.gate.store(OPEN, Release);
+        value.accepted_since.store(true, Relaxed);
+        if let Some(entry) = book.entry(value) {
+            entry.refusals = 0;
+        }
+        self.advance(&mut book, now);
+        self.announce();
+    }
+
+    fn refused(&self, lease: &Lease, now: Timestamp) {
+        let mut book = self.book();
+        let value = &lease.value;
+        if !lease.counts() {
+            return;
+        }
+        value.tide.fetch_add(1, Relaxed);
+        value.gate.store(SHUT, Release);
+        if let Some(entry) = book.entry(value) {
+            entry.refused = Some(now);
+            entry.refusals = entry.refusals.saturating_add(1);
+            entry.refused_since = true;
+        }
+        self.advance(&mut book, now);
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("account", &self.account)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Book {
+    /// The order of preference: as configured, a newer value before an older one.
+    fn arrange(&mut self) {
+        let configured = &self.configured;
+        let rank = |id: &CredentialId| configured.iter().position(|(known, _)| known == id);
+        self.entries.sort_by_key(|e| {
+            let rank = rank(&e.value.id).unwrap_or(usize::MAX);
+            (rank, u64::MAX - e.value.generation)
+        });
+        let mut newest: Option<CredentialId> = None;
+        for entry in &mut self.entries {
+            let id = &entry.value.id;
+            let found = configured.iter().find(|(known, _)| known == id);
+            entry.place = match found {
+                None => Place::Removed,
+                Some(_) if newest.as_ref() == Some(id) => Place::Superseded,
+                Some(_) => Place::Configured,
+            };
+            if let Some((_, validity)) = found {
+                entry.validity = *validity;
+            }
+            newest = Some(id.clone());
+        }
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.entries.iter().map(Entry::candidate).collect()
+    }
+
+    fn routes(&self, pace: &Pace) -> Routes {
+        let of = |state| {
+            let mut entries = self.entries.iter();
+            let entry = entries.find(|e| e.state == state)?;
+            Some(Arc::clone(&entry.value))
+        };
+        Routes {
+            active: of(State::Active),
+            canary: of(State::Canary),
+            percent: u64::from(pace.canary_percent),
+        }
+    }
+
+    fn holds(&self, id: &CredentialId, credential: &Credential) -> bool {
+        let own = self.entries.iter().filter(|e| e.value.id == *id);
+        let newest = own.max_by_key(|e| e.value.generation);
+        newest.is_some_and(|e| e.value.credential.is_same_as(credential))
+    }
+
+    fn take(
+        &mut self,
+        id: &CredentialId,
+        credential: &Arc<Credential>,
+        facts: Option<Facts>,
+        now: Timestamp,
+    ) {
+        let configured = self.configured.iter().find(|(known, _)| known == id);
+        let Some((_, validity)) = configured else {
+            return;
+        };
+        if validity.not_after.is_some_and(|end| now >= end) || self.holds(id, credential) {
+            return;
+        }
+        let generation = self.generations.entry(id.clone()).or_default();
+        *generation += 1;
+        let entry = Entry::new(id, *generation, credential, facts, now);
+        self.changes.push(Change {
+            id: id.clone(),
+            generation: *generation,
+            from: None,
+            to: entry.state,
+            reason: Reason::Loaded,
+        });
+        self.entries.push(entry);
+    }
+
+    fn entry(&mut self, value: &Arc<Value>) -> Option<&mut Entry> {
+        let mut entries = self.entries.iter_mut();
+        entries.find(|e| Arc::ptr_eq(&e.value, value))
+    }
+
+    fn remember(&mut self, standing: Standing) {
+        self.retired.push_front(standing);
+        self.retired.truncate(MAX_RETIRED);
+    }
+}
+
+impl Entry {
+    fn new(
+        id: &CredentialId,
+        generation: u64,
+        credential: &Arc<Credential>,
+        facts: Option<Facts>,
+        now: Timestamp,
+    ) -> Self {
+        let facts = facts.unwrap_or(Facts {
+            state: State::Pending,
+            since: now,
+            accepted: None,
+            refused: None,
+            refusals: 0,
+        });
+        let proven = facts.accepted.is_some() && facts.accepted > facts.refused;
+        let canary = facts.state == State::Canary;
+        Self {
+            value: Arc::new(Value {
+                id: id.clone(),
+                generation,
+                credential: Arc::clone(credential),
+                in_flight: AtomicU32::new(0),
+                gate: AtomicU8::new(if proven { OPEN } else { SHUT }),
+                tide: AtomicU32::new(0),
+                accepted: AtomicI64::new(facts.accepted.map_or(0, Timestamp::as_millisecond)),
+                accepted_since: AtomicBool::new(canary && facts.accepted > Some(facts.since)),
+                leaving: AtomicBool::new(false),
+            }),
+            // What had left is offered again, so it begins again.
+            state: match facts.state {
+                State::Draining | State::Retired => State::Pending,
+                state => state,
+            },
+            since: facts.since,
+            refused: facts.refused,
+            refusals: facts.refusals,
+            refused_since: false,
+            retry: false,
+            place: Place::Configured,
+            validity: Validity::default(),
+        }
+    }
+
+    fn enter(&mut self, state: State, reason: Reason, now: Timestamp) -> Change {
+        let from = std::mem::replace(&mut self.state, state);
+        self.since = now;
+        self.refused_since = false;
+        self.retry = false;
+        if reason == Reason::OperatorRetry {
+            self.refusals = 0;
+        }
+        self.value.accepted_since.store(false, Relaxed);
+        let leaving = matches!(state, State::Draining | State::Retired);
+        self.value.leaving.store(leaving, Relaxed);
+        Change {
+            id: self.value.id.clone(),
+            generation: self.value.generation,
+            from: Some(from),
+            to: state,
+            reason,
+        }
+    }
+
+    fn accepted(&self) -> Option<Timestamp> {
+        let time = self.value.accepted.load(Relaxed);
+        (time > 0).then(|| Timestamp::from_millisecond(time).ok())?
+    }
+
+    fn candidate(&self) -> Candidate {
+        let said = if self.refused_since {
+            Some(Said::Refused)
+        } else {
+            let accepted = self.value.accepted_since.load(Relaxed);
+            accepted.then_some(Said::Accepted)
+        };
+        Candidate {
+            state: self.state,
+            since: self.since,
+            said,
+            proven: self.value.gate.load(Acquire) == OPEN,
+            accepted: self.accepted(),
+            refused: self.refused,
+            refusals: self.refusals,
+            retry: self.retry,
+            place: self.place,
+            validity: self.validity,
+            in_flight: self.value.in_flight.load(Relaxed) > 0,
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            state: self.state,
+            since: self.since,
+            accepted: self.accepted(),
+            refused: self.refused,
+            refusals: self.refusals,
+        }
+    }
+
+    fn standing(&self, pace: Option<&Pace>) -> Standing {
+        let rests = self.state == State::Rejected;
+        let retry_at = |pace: &Pace| {
+            let refused = self.refused.filter(|_| rests)?;
+            Some(pace.retry_at(refused, self.refusals))
+        };
+        Standing {
+            id: self.value.id.clone(),
+            generation: self.value.generation,
+            state: self.state,
+            since: self.since,
+            accepted: self.accepted(),
+            refused: self.refused,
+            retry_at: pace.and_then(retry_at),
+            in_flight: self.value.in_flight.load(Relaxed),
+            validity: self.validity,
+        }
+    }
+}
+
+/// A credential for one call upstream. What DCAMS made of it is said with [`Lease::accepted`] or
+/// [`Lease::refused`]; a lease that is dropped without a word says nothing of the credential.
+pub struct Lease {
+    pool: Arc<Pool>,
+    value: Arc<Value>,
+    tide: u32,
+    trial: bool,
+}
+
+impl Lease {
+    /// What the credential is called.
+    pub fn id(&self) -> &CredentialId {
+        &self.value.id
+    }
+
+    /// The credential.
+    pub fn credential(&self) -> &Credential {
+        &self.value.credential
+    }
+
+    /// DCAMS knew user and password.
+    pub fn accepted(mut self, now: Timestamp) {
+        let value = &self.value;
+        if !self.counts() {
+            return;
+        }
+        value.accepted.store(now.as_millisecond(), Relaxed);
+        let known = value.gate.load(Relaxed) == OPEN && value.accepted_since.load(Relaxed);
+        if !known {
+            self.pool.proven(&self, now);
+            self.trial = false;
+        }
+    }
+
+    /// DCAMS refused user or password, and did nothing.
+    pub fn refused(mut self, now: Timestamp) {
+        self.pool.refused(&self, now);
+        self.trial = false;
+    }
+
+    /// Of an answer to a question from before the last refusal nothing follows for today.
+    fn counts(&self) -> bool {
+        self.value.tide.load(Relaxed) == self.tide
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let value = &self.value;
+        if self.trial {
+            // Nothing was said: the next one tries.
+            let shut = value.gate.compare_exchange(TRYING, SHUT, AcqRel, Relaxed);
+            if shut.is_ok() {
+                self.pool.announce();
+            }
+        }
+        let last = value.in_flight.fetch_sub(1, AcqRel) == 1;
+        if last && value.leaving.load(Relaxed) {
+            self.pool.work.notify_one();
+        }
+    }
+}

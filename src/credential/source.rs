@@ -1,0 +1,110 @@
+//! Where a credential's value comes from, and how it is read again while the gateway runs.
+//!
+//! Invariant: what cannot be read as a whole pair is an error, never a credential; errors repeat
+//! nothing of a secret, nor of the path or name that stands in its place.
+
+use std::{fmt, path::{Path, PathBuf}, str, sync::Arc};
+
+use secrecy::SecretString;
+use thiserror::Error;
+
+use super::{Credential, CredentialError};
+use crate::files::{self, FileError};
+
+/// Where a user and password come from.
+#[derive(Clone)]
+pub enum Source {
+    /// Files, or the environment.
+    Local {
+        /// The user.
+        user: Part,
+        /// The password.
+        pass: Part,
+    },
+}
+
+/// Where one of the two comes from.
+#[derive(Clone)]
+pub enum Part {
+    /// A file, which may be written anew at any time.
+    File(PathBuf),
+    /// A variable of the process's environment: what it was at the start.
+    Fixed(SecretString),
+}
+
+/// Why there is no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SourceError {
+    /// A file cannot be read.
+    #[error("the file of the {0} {1}")]
+    File(&'static str, FileError),
+    /// It is not a pair that could be sent.
+    #[error(transparent)]
+    Pair(#[from] CredentialError),
+    /// Not text.
+    #[error("the {0} is not UTF-8 text")]
+    Text(&'static str),
+}
+
+impl SourceError {
+    /// One word for answers, metrics and log lines.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::File(_, FileError::Empty) => "file_empty",
+            Self::File(_, FileError::Forbidden) => "file_forbidden",
+            Self::File(_, FileError::Missing) => "file_missing",
+            Self::File(_, FileError::TooLarge(_)) => "file_too_large",
+            Self::File(_, FileError::Unreadable(_)) => "file_unreadable",
+            Self::Pair(CredentialError::Empty(_)) => "empty",
+            Self::Pair(CredentialError::TooLong(_)) => "too_long",
+            Self::Text(_) => "not_text",
+        }
+    }
+}
+
+impl Source {
+    /// The files that it is read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Local { user, pass } => {
+                let files = [user, pass].into_iter().filter_map(Part::file);
+                files.map(Path::to_owned).collect()
+            }
+        }
+    }
+
+    /// Reads files and environment. Waits for the disk.
+    pub fn read_local(&self) -> Result<Arc<Credential>, SourceError> {
+        match self {
+            Self::Local { user, pass } => {
+                Ok(Credential::new(user.read("user")?, pass.read("password")?)?)
+            }
+        }
+    }
+}
+
+impl Part {
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Fixed(_) => None,
+        }
+    }
+
+    fn read(&self, what: &'static str) -> Result<SecretString, SourceError> {
+        let path = match self {
+            Self::File(path) => path,
+            Self::Fixed(value) => return Ok(value.clone()),
+        };
+        let content = files::read_secret(path).map_err(|e| SourceError::File(what, e))?;
+        let text = str::from_utf8(&content.bytes).map_err(|_| SourceError::Text(what))?;
+        // Exactly as long as the text, so that boxing it leaves no copy behind.
+        Ok(SecretString::from(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").finish_non_exhaustive()
+    }
+}
