@@ -11,7 +11,7 @@
     reason = "a bench stops where its input is wrong, and its figures are its output"
 )]
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, time::Duration};
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -28,8 +28,7 @@ use dcams_gateway::{
         revocation::RevocationList,
     },
     clock,
-    credential::Credential,
-    ident::{AccountId, CredentialId, IssuerId, TenantId},
+    ident::{AccountId, IssuerId, TenantId},
     operation::{Operation, Operations},
     payload::{
         DataUri, Field, ImageTypes, Rules, Submission,
@@ -141,7 +140,7 @@ impl Request {
     fn seal(&self, proofs: &Proofs) -> SealedRequest {
         let lifted = lift(&self.frames, lift::SKELETON_LIMIT).expect("it is small");
         let submission = Submission::parse(&lifted, &proofs.rules, TODAY).expect("it is valid");
-        seal(&submission, &proofs.permit, &proofs.credential)
+        seal(&submission, &proofs.permit)
     }
 }
 
@@ -173,7 +172,6 @@ fn jpeg(bytes: usize) -> Vec<u8> {
 struct Proofs {
     rules: Rules,
     permit: Permit,
-    credential: Arc<Credential>,
 }
 
 impl Proofs {
@@ -181,7 +179,6 @@ impl Proofs {
         Self {
             rules: rules(),
             permit: permit(),
-            credential: credential(),
         }
     }
 }
@@ -206,11 +203,6 @@ fn rules() -> Rules {
         max_image: 10 << 20,
         max_image_pixels: 100_000_000,
     }
-}
-
-fn credential() -> Arc<Credential> {
-    let id = CredentialId::try_from("bench").expect("a name");
-    Credential::new(id, "user@veratad.example".into(), "a \"password\"".into()).expect("usable")
 }
 
 /// A permit as requests get it: from a token.

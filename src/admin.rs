@@ -5,6 +5,7 @@
 //! the two probes needs it.
 
 pub(crate) mod api;
+pub(crate) mod credentials;
 mod import;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
@@ -23,9 +24,11 @@ use self::api::BoxError;
 use crate::{
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
+    credential::rotation::State,
     customer::import::Importer,
     ident::TenantId,
     metrics::Levels,
+    rotator::{AccountStanding, Rotator},
     segments::Segments,
     server::ConnectionStats,
     trail::Observers,
@@ -50,6 +53,8 @@ pub struct Admin {
     pub fixed_keys: bool,
     /// The keys that are fetched.
     pub remote_keys: Vec<Arc<RemoteKeys>>,
+    /// The credentials towards DCAMS.
+    pub rotator: Arc<Rotator>,
     /// The revocations.
     pub register: Arc<Register>,
     /// Whom revocations may name.
@@ -101,7 +106,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/customers/{import,owner,remove}, /api/revocations\n",
+                "served here: /livez, /readyz, /metrics, /api/credentials, /api/customers/{import,owner,remove}, /api/revocations\n",
             ),
         }
     }
@@ -123,6 +128,9 @@ impl Admin {
             for keys in &self.remote_keys {
                 page.push_str(&describe(keys));
             }
+            for account in self.rotator.standings() {
+                page.push_str(&describe_account(&account));
+            }
         }
         respond(status, TEXT, page.into_bytes().into())
     }
@@ -131,6 +139,14 @@ impl Admin {
         for keys in &self.remote_keys {
             let metrics = &self.observers.metrics;
             metrics.issuer_keys(keys.issuer(), &keys.status());
+        }
+        self.observers.metrics.clear_credentials();
+        for account in self.rotator.standings() {
+            let metrics = &self.observers.metrics;
+            metrics.account(&account.id, account.usable);
+            for standing in &account.credentials {
+                metrics.credential(&account.id, standing);
+            }
         }
         let page = self.observers.metrics.render(&Levels {
             body_memory: self.budget.in_use(),
@@ -183,6 +199,32 @@ fn describe(keys: &RemoteKeys) -> String {
     }
     line.push('\n');
     line
+}
+
+/// What of an account's credentials needs a person; nothing where all is well.
+fn describe_account(account: &AccountStanding) -> String {
+    let id = &account.id;
+    let mut lines = String::new();
+    if !account.usable {
+        lines +=
+            &format!("account {id}: no credential may be used, its requests are answered 502\n");
+    }
+    for credential in account
+        .credentials
+        .iter()
+        .filter(|c| c.state == State::Rejected)
+    {
+        lines += &format!(
+            "account {id}: DCAMS refuses the credential {}\n",
+            credential.id
+        );
+    }
+    for (credential, why) in &account.troubles {
+        lines += &format!(
+            "account {id}: the source of {credential} cannot be read ({why}), its last value is kept\n"
+        );
+    }
+    lines
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

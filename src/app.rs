@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     payload::Rules,
     pipeline::{Gateway, Grant},
+    rotator::Rotator,
     segments::Segments,
     server::{self, ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
     store::{OpenError, Store, StoreError},
@@ -91,6 +92,7 @@ pub struct App {
     admin: Arc<Admin>,
     register: Arc<Register>,
     remote_keys: Vec<Arc<RemoteKeys>>,
+    rotator: Arc<Rotator>,
     server: Arc<ServerSettings>,
     connections: Arc<ConnectionStats>,
     draining: CancellationToken,
@@ -106,7 +108,7 @@ impl App {
     /// and [`StartError::Read`] where the state store cannot be.
     pub async fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
         let store = Store::open(&config.state_path, &config.state_key)?;
-        let ledger = Ledger::new(store.clone());
+        let (ledger, rotations) = (Ledger::new(store.clone()), store.clone());
         let importers = importers(&config, &ledger);
         let register = Register::open(store, config.pseudonyms.clone(), config.revocations);
         let register = Arc::new(register.await?);
@@ -120,6 +122,14 @@ impl App {
         let proofs = ProofChecker::new(config.dpop, clock::now());
         let authenticator = Authenticator::new(config.issuers, register.list(), proofs);
         let remote_keys: Vec<_> = authenticator.remote_keys().cloned().collect();
+        let upstream = Arc::new(UpstreamClient::new(&config.upstream)?);
+        let rotator = Rotator::open(
+            rotations,
+            Arc::clone(&observers),
+            Arc::clone(&upstream),
+            config.accounts.clone(),
+        );
+        let rotator = rotator.await?;
         let budget = ByteBudget::new(config.body.body_memory);
         let draining = CancellationToken::new();
         let connections = Arc::new(ConnectionStats::default());
@@ -130,6 +140,7 @@ impl App {
             fixed_keys,
             remote_keys: remote_keys.clone(),
             register: Arc::clone(&register),
+            rotator: Arc::clone(&rotator),
             terms: config.terms,
             budget: budget.clone(),
             connections: Arc::clone(&connections),
@@ -139,11 +150,11 @@ impl App {
             route: config.route,
             proxies: config.proxies,
             authenticator,
-            tenants: grants(config.tenants, &config.accounts, &config.rules),
+            tenants: grants(config.tenants, &config.accounts, &config.rules, &rotator),
             ledger,
             body: config.body,
             budget,
-            upstream: UpstreamClient::new(&config.upstream)?,
+            upstream,
             observers,
             tasks: TaskTracker::new(),
         };
@@ -152,6 +163,7 @@ impl App {
             admin: Arc::new(admin),
             register,
             remote_keys,
+            rotator,
             server: Arc::new(config.server),
             connections,
             draining,
@@ -172,6 +184,7 @@ impl App {
         for keys in self.remote_keys {
             upkeep.spawn(keys.keep_fresh(admin_stop.clone()));
         }
+        upkeep.spawn(self.rotator.run(Some(WATCH), admin_stop.clone()));
         let timeout = self.server.drain_timeout;
         let admin_server = ServerSettings {
             protocol: Protocol::Http1,
@@ -232,6 +245,9 @@ async fn warn_of_lost(register: &Register, terms: &Terms) -> Result<(), StoreErr
     Ok(())
 }
 
+/// How often files are looked at.
+const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Most connections of the admin listener: a few scrapers and probes, and room for people.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -275,14 +291,19 @@ pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, I
         .collect()
 }
 
-fn grants(tenants: Vec<Tenant>, accounts: &[Account], rules: &Rules) -> HashMap<TenantId, Grant> {
+fn grants(
+    tenants: Vec<Tenant>,
+    accounts: &[Account],
+    rules: &Rules,
+    rotator: &Rotator,
+) -> HashMap<TenantId, Grant> {
     tenants
         .into_iter()
         .filter_map(|tenant| {
             let account = accounts
                 .iter()
                 .find(|account| account.id == tenant.account)?;
-            let credential = Arc::clone(account.credentials.first()?);
+            let credentials = rotator.pool(&account.id)?;
             let rules = Rules {
                 country: tenant.country,
                 ..rules.clone()
@@ -292,7 +313,7 @@ fn grants(tenants: Vec<Tenant>, accounts: &[Account], rules: &Rules) -> HashMap<
                 Grant {
                     tenant,
                     rules,
-                    credential,
+                    credentials,
                     email_case: account.email_case,
                 },
             ))

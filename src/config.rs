@@ -5,6 +5,7 @@
 //! not, there is no `Config` but a list of every mistake. The only file that reads the process's
 //! environment. It never prints or repeats a secret.
 
+mod accounts;
 mod bind;
 mod cursor;
 mod destination;
@@ -191,7 +192,7 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
             .as_ref()
             .is_some_and(Server::sees_one_address),
     };
-    let listed_accounts = entries::accounts(accounts.sections);
+    let listed_accounts = accounts::accounts(accounts.sections);
     let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
     let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, common);
     let terms = terms(listed_issuers.as_deref(), listed_tenants.as_deref());

@@ -3,21 +3,33 @@
 //! Invariant: a credential is opened here once, when it is made. From then on it exists as the
 //! escaped head of a request and as the guard's needles, both wiped when the last user of them is
 //! gone. Nothing here prints a user, a password or the length of one.
+//!
+//! `rotation` decides (pure) what becomes of an account's credentials, `pool` has those that are live,
+//! `source` reads them.
 
 mod echo;
+pub mod pool;
+pub mod rotation;
+pub mod source;
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use echo::EchoGuard;
 
+use self::{
+    rotation::{Pace, Validity},
+    source::Source,
+};
 use crate::{
     customer::EmailCase,
-    ident::{AccountId, CredentialId},
+    ident::{AccountId, CredentialId, Pseudonym, PseudonymKey, Purpose},
+    redact::Redacted,
 };
 
 /// The longest user or password, in bytes of UTF-8.
@@ -34,21 +46,39 @@ pub enum CredentialError {
     TooLong(&'static str),
 }
 
-/// A Veratad account: its credentials in the order in which they are tried.
+/// A Veratad account, as configured: its credentials in the order in which they are preferred.
 #[derive(Debug, Clone)]
 pub struct Account {
     /// Its name in the configuration.
     pub id: AccountId,
     /// At least one credential, the preferred one first.
-    pub credentials: Vec<Arc<Credential>>,
+    pub credentials: Vec<CredentialSettings>,
     /// Whether addresses that differ in letter case alone are one customer.
     pub email_case: EmailCase,
+    /// How its rotations are paced.
+    pub pace: Pace,
+    /// Whose status a probe asks for.
+    pub probe: Option<Redacted<String>>,
+}
+
+/// One credential of an account, as configured.
+#[derive(Debug, Clone)]
+pub struct CredentialSettings {
+    /// Its name.
+    pub id: CredentialId,
+    /// When it may be used.
+    pub validity: Validity,
+    /// Where its value comes from.
+    pub source: Source,
+    /// Its value at the time that the configuration was read, where that could be read with it.
+    pub value: Option<Arc<Credential>>,
 }
 
 /// One user and password pair of an account, ready to be put in front of a request.
 pub struct Credential {
-    id: CredentialId,
     head: Bytes,
+    /// Where the user ends in it.
+    user_end: usize,
     echo: EchoGuard,
 }
 
@@ -62,23 +92,45 @@ impl Credential {
         clippy::needless_pass_by_value,
         reason = "the caller gives the pair up, so that it is wiped when this returns"
     )]
-    pub fn new(
-        id: CredentialId,
-        user: SecretString,
-        pass: SecretString,
-    ) -> Result<Arc<Self>, CredentialError> {
-        check("user", user.expose_secret())?;
-        check("pass", pass.expose_secret())?;
+    pub fn new(user: SecretString, pass: SecretString) -> Result<Arc<Self>, CredentialError> {
+        let (user, pass) = (user.expose_secret(), pass.expose_secret());
+        check("user", user)?;
+        check("pass", pass)?;
+        let (head, user_end) = escaped_head(user, pass);
         Ok(Arc::new(Self {
-            id,
-            head: escaped_head(user.expose_secret(), pass.expose_secret()),
-            echo: EchoGuard::new(user.expose_secret(), pass.expose_secret()),
+            head,
+            user_end,
+            echo: EchoGuard::new(user, pass),
         }))
     }
 
-    /// What it is called in logs, metrics and audit events.
-    pub const fn id(&self) -> &CredentialId {
-        &self.id
+    /// Whether user and password are the same. Takes as long whatever they are.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.head.ct_eq(&other.head).into()
+    }
+
+    /// Whether the user is the same, and with it the account at DCAMS.
+    pub fn has_user_of(&self, other: &Self) -> bool {
+        self.user().ct_eq(other.user()).into()
+    }
+
+    /// What the state store knows it by: a keyed pseudonym that nobody else can make.
+    pub fn identity(
+        &self,
+        key: &PseudonymKey,
+        account: &AccountId,
+        id: &CredentialId,
+    ) -> Pseudonym {
+        // No name holds a NUL, so no two pairs of name and value give the same input.
+        let mut named = Zeroizing::new(Vec::with_capacity(id.as_str().len() + 1 + self.head.len()));
+        named.extend_from_slice(id.as_str().as_bytes());
+        named.push(0);
+        named.extend_from_slice(&self.head);
+        key.pseudonym(Purpose::Credential, account, &named)
+    }
+
+    fn user(&self) -> &[u8] {
+        self.head.get(..self.user_end).unwrap_or_default()
     }
 
     /// The beginning of a request's body, `{"user":"…","pass":"…",`, to which the rest of the
@@ -95,9 +147,7 @@ impl Credential {
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Credential").finish_non_exhaustive()
     }
 }
 
@@ -111,18 +161,20 @@ fn check(what: &'static str, value: &str) -> Result<(), CredentialError> {
     Ok(())
 }
 
-fn escaped_head(user: &str, pass: &str) -> Bytes {
+/// The head, and where the user ends in it.
+fn escaped_head(user: &str, pass: &str) -> (Bytes, usize) {
     // Six bytes is the longest escape of one byte (`\u001f`). With the room taken beforehand the
     // buffer never grows, so it leaves no copy behind that is not wiped.
     let room = 6 * (user.len() + pass.len()) + 32;
     let mut head = Zeroizing::new(Vec::with_capacity(room));
     head.extend_from_slice(b"{\"user\":");
     write_string(&mut head, user);
+    let user_end = head.len();
     head.extend_from_slice(b",\"pass\":");
     write_string(&mut head, pass);
     head.push(b',');
     debug_assert!(head.len() <= room, "the buffer grew");
-    Bytes::from_owner(head)
+    (Bytes::from_owner(head), user_end)
 }
 
 fn write_string(buffer: &mut Vec<u8>, text: &str) {
@@ -135,11 +187,7 @@ mod tests {
     use super::*;
 
     fn credential(user: &str, pass: &str) -> Result<Arc<Credential>, CredentialError> {
-        Credential::new(
-            CredentialId::try_from("2026-11").unwrap(),
-            user.into(),
-            pass.into(),
-        )
+        Credential::new(user.into(), pass.into())
     }
 
     #[test]
@@ -189,14 +237,24 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_prints_its_id_only() {
-        let account = Account {
-            id: AccountId::try_from("main").unwrap(),
-            credentials: vec![credential("canary-user", "canary-pass").unwrap()],
-            email_case: EmailCase::Ignore,
-        };
-        let shown = format!("{account:?} {:?}", account.credentials[0].echo());
-        assert!(shown.contains("2026-11") && shown.contains("main"));
+    fn a_pair_is_told_from_others() {
+        let one = credential("u", "p").unwrap();
+        for (user, pass, same, same_user) in [
+            ("u", "p", true, true),
+            ("u", "q", false, true),
+            ("v", "p", false, false),
+            ("u\",\"pass\":\"p", "p", false, false),
+        ] {
+            let other = credential(user, pass).unwrap();
+            assert_eq!(one.is_same_as(&other), same, "{user} {pass}");
+            assert_eq!(one.has_user_of(&other), same_user, "{user} {pass}");
+        }
+    }
+
+    #[test]
+    fn a_credential_prints_nothing() {
+        let credential = credential("canary-user", "canary-pass").unwrap();
+        let shown = format!("{credential:?} {:?}", credential.echo());
         assert!(!shown.contains("canary"), "{shown}");
     }
 }

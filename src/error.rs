@@ -12,6 +12,7 @@ use crate::{
     address::AddressError,
     auth::{AuthError, dpop::ProofError, permit::PermitError},
     body::BodyError,
+    credential::pool::LeaseError,
     customer::OwnershipError,
     payload::PayloadError,
     route::RouteError,
@@ -36,6 +37,8 @@ pub enum GatewayError {
     Head(StatusCode),
     /// A defect of the gateway: its handler panicked.
     Internal,
+    /// No credential of the account could be had to send it with.
+    Lease(LeaseError),
     /// The body is longer than its service may have; the bound is in bytes.
     OverService(u64),
     /// The customer is not the tenant's, or that cannot be told.
@@ -63,7 +66,8 @@ macro_rules! from {
 }
 
 from! {
-    Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Own(OwnershipError), Payload(PayloadError),
+    Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Lease(LeaseError),
+    Own(OwnershipError), Payload(PayloadError),
     Refuse(Refusal), Route(RouteError), Send(SendError),
 }
 
@@ -92,6 +96,8 @@ impl GatewayError {
             Self::Head(StatusCode::URI_TOO_LONG) => ErrorCode::UriTooLong,
             Self::Head(_) => ErrorCode::BadRequest,
             Self::Internal => ErrorCode::InternalError,
+            Self::Lease(LeaseError::NoneUsable) => ErrorCode::UpstreamCredentialsRejected,
+            Self::Lease(LeaseError::OnTrial) => ErrorCode::UpstreamTimeout,
             Self::OverService(_) => ErrorCode::PayloadTooLarge,
             Self::Own(error) => match error {
                 OwnershipError::AnotherTenants
@@ -137,6 +143,7 @@ impl GatewayError {
             Self::Address(error) => error.reason(),
             Self::Authenticate(error) => error.reason(),
             Self::Authorize(error) => error.reason(),
+            Self::Lease(error) => error.reason(),
             Self::Own(error) => error.reason(),
             Self::Refuse(refusal) => refusal.reason(),
             Self::Send(error) => error.reason(),

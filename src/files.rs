@@ -17,15 +17,20 @@ use crate::units::show_size;
 
 /// Why a file's content is not to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(crate) enum FileError {
+pub enum FileError {
+    /// There is none.
     #[error("does not exist")]
     Missing,
+    /// It belongs to somebody else.
     #[error("may not be read by this user")]
     Forbidden,
+    /// The system failed to read it.
     #[error("could not be read ({0})")]
     Unreadable(io::ErrorKind),
+    /// Nothing is in it.
     #[error("is empty")]
     Empty,
+    /// It is larger than this many bytes.
     #[error("is larger than {}", show_size(*.0))]
     TooLarge(u64),
 }

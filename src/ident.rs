@@ -126,6 +126,8 @@ impl fmt::Debug for RequestId {
 /// those who read one record cannot follow it into another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// A credential's value, as the name of what is known of it.
+    Credential,
     /// A customer's email in an audit event.
     Customer,
     /// A customer's email in the ledger of who owns it.
@@ -141,6 +143,7 @@ pub enum Purpose {
 impl Purpose {
     fn label(self) -> &'static [u8] {
         match self {
+            Self::Credential => b"credential",
             Self::Customer => b"customer",
             Self::Owner => b"owner",
             Self::Reference => b"reference",

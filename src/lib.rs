@@ -9,7 +9,7 @@
 pub mod address;
 pub mod clock;
 pub mod endpoint;
-pub(crate) mod files;
+pub mod files;
 pub mod ident;
 pub mod operation;
 pub mod outbox;
@@ -33,6 +33,7 @@ pub mod audit;
 pub mod error;
 pub mod metrics;
 pub mod reply;
+pub mod rotator;
 pub mod trail;
 
 pub mod pipeline;

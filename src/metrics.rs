@@ -20,7 +20,8 @@ use prometheus_client::{
 
 use crate::{
     auth::jwks::KeysStatus,
-    ident::{IssuerId, TenantId},
+    credential::{pool::Standing, rotation::State},
+    ident::{AccountId, CredentialId, IssuerId, TenantId},
 };
 
 /// What is counted; one instance a process.
@@ -37,6 +38,12 @@ pub struct Metrics {
     issuer_keys: Family<IssuerLabels, Gauge>,
     issuer_keys_age: Family<IssuerLabels, Gauge<f64, AtomicU64>>,
     issuer_key_fetches: Family<FetchLabels, Counter>,
+    credential_state: Family<StateLabels, Gauge>,
+    credential_in_flight: Family<CredentialLabels, Gauge>,
+    credential_not_after: Family<CredentialLabels, Gauge>,
+    credential_changes: Family<ChangeLabels, Counter>,
+    credential_unread: Family<CredentialLabels, Counter>,
+    account_usable: Family<AccountLabels, Gauge>,
     levels: Vec<Level>,
 }
 
@@ -128,6 +135,39 @@ struct FetchLabels {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AccountLabels {
+    account: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    account: String,
+    credential: String,
+}
+
+impl CredentialLabels {
+    fn new(account: &AccountId, credential: &CredentialId) -> Self {
+        Self {
+            account: account.to_string(),
+            credential: credential.to_string(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    account: String,
+    credential: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabels {
+    account: String,
+    state: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TenantLabel(Option<TenantId>);
 
@@ -159,6 +199,12 @@ impl Metrics {
             issuer_keys: Family::default(),
             issuer_keys_age: Family::default(),
             issuer_key_fetches: Family::default(),
+            credential_state: Family::default(),
+            credential_in_flight: Family::default(),
+            credential_not_after: Family::default(),
+            credential_changes: Family::default(),
+            credential_unread: Family::default(),
+            account_usable: Family::default(),
             levels: Vec::new(),
             registry: Registry::default(),
         };
@@ -210,6 +256,41 @@ impl Metrics {
             self.audit_lost.clone(),
         );
         self.register_issuers(registry);
+        self.register_credentials(registry);
+    }
+
+    fn register_credentials(&self, registry: &mut Registry) {
+        registry.register(
+            "account_usable",
+            "Whether an account has a credential that may be used; 0 answers all its requests 502",
+            self.account_usable.clone(),
+        );
+        registry.register(
+            "credential_state",
+            "The state that a credential is in",
+            self.credential_state.clone(),
+        );
+        registry.register(
+            "credential_in_flight",
+            "Requests under way with a credential",
+            self.credential_in_flight.clone(),
+        );
+        registry.register_with_unit(
+            "credential_not_after_timestamp",
+            "When a credential may not be used any more, where the configuration says so",
+            Unit::Seconds,
+            self.credential_not_after.clone(),
+        );
+        registry.register(
+            "credential_changes",
+            "Changes of credentials' states",
+            self.credential_changes.clone(),
+        );
+        registry.register(
+            "credential_source_failures",
+            "How often a credential's source turned out not to be readable",
+            self.credential_unread.clone(),
+        );
     }
 
     fn register_issuers(&self, registry: &mut Registry) {
@@ -303,6 +384,60 @@ impl Metrics {
             // Counted where the fetching is done; here it is copied, so that two pages agree.
             fetches.inner().store(count, Relaxed);
         }
+    }
+
+    /// Counts a credential that has come into this state.
+    pub fn credential_changed(&self, account: &AccountId, state: State) {
+        let labels = ChangeLabels {
+            account: account.to_string(),
+            state: state.as_str(),
+        };
+        self.credential_changes.get_or_create(&labels).inc();
+    }
+
+    /// Counts a source of a credential that cannot be read.
+    pub fn credential_unread(&self, account: &AccountId, credential: &CredentialId) {
+        let labels = CredentialLabels::new(account, credential);
+        self.credential_unread.get_or_create(&labels).inc();
+    }
+
+    /// Forgets how credentials stand, before it is noted anew for a page.
+    pub fn clear_credentials(&self) {
+        self.account_usable.clear();
+        self.credential_state.clear();
+        self.credential_in_flight.clear();
+        self.credential_not_after.clear();
+    }
+
+    /// Notes whether an account can be used.
+    pub fn account(&self, account: &AccountId, usable: bool) {
+        let labels = AccountLabels {
+            account: account.to_string(),
+        };
+        self.account_usable
+            .get_or_create(&labels)
+            .set(usable.into());
+    }
+
+    /// Notes how one value of a credential stands. Those of one credential add up.
+    pub fn credential(&self, account: &AccountId, standing: &Standing) {
+        let labels = CredentialLabels::new(account, &standing.id);
+        let in_flight = self.credential_in_flight.get_or_create(&labels);
+        in_flight.inc_by(standing.in_flight.into());
+        if let Some(end) = standing.validity.not_after {
+            let not_after = self.credential_not_after.get_or_create(&labels);
+            not_after.set(end.as_second());
+        }
+        let CredentialLabels {
+            account,
+            credential,
+        } = labels;
+        let labels = StateLabels {
+            account,
+            credential,
+            state: standing.state.as_str(),
+        };
+        self.credential_state.get_or_create(&labels).set(1);
     }
 
     /// Everything, in the text form that Prometheus scrapes (`OpenMetrics` 1.0).

@@ -30,7 +30,7 @@ use crate::{
     },
     body::{self, BodySettings, BudgetPermit, ByteBudget, RawBody, Size},
     clock,
-    credential::Credential,
+    credential::pool::Pool,
     customer::{CustomerKey, EmailCase, Ledger, OwnershipError},
     error::{ErrorCode, GatewayError},
     ident::TenantId,
@@ -48,7 +48,7 @@ use crate::{
         answer::Answer,
         client::UpstreamClient,
         seal::{SealedRequest, seal, seal_question},
-        verdict::{Refusal, interpret},
+        verdict::{Refusal, interpret, said_of_login},
     },
 };
 
@@ -71,7 +71,7 @@ pub struct Gateway {
     /// How much of them may be held at once.
     pub budget: ByteBudget,
     /// How the upstream is reached.
-    pub upstream: UpstreamClient,
+    pub upstream: Arc<UpstreamClient>,
     /// Where a request's end is reported to.
     pub observers: Arc<Observers>,
     /// The tasks that a drain waits for.
@@ -84,8 +84,8 @@ pub struct Grant {
     pub tenant: Tenant,
     /// The rules its payloads must follow.
     pub rules: Rules,
-    /// The credential its requests are sent with.
-    pub credential: Arc<Credential>,
+    /// The credentials that its requests are sent with.
+    pub credentials: Arc<Pool>,
     /// How its account's customers are told apart.
     pub email_case: EmailCase,
 }
@@ -108,7 +108,7 @@ struct Job {
     sealed: SealedRequest,
     operation: Operation,
     disclosure: Disclosure,
-    credential: Arc<Credential>,
+    credentials: Arc<Pool>,
     /// Whether the caller's next proof needs a nonce.
     needs_nonce: bool,
     /// What is to be known of the customer first; nothing where the tenant has its account alone.
@@ -239,13 +239,13 @@ impl Gateway {
         let member = |pointer: &str| submission.text_at(pointer);
         let permit = authorize(caller, &grant.tenant, operation, member)?;
         let submission = grant.spell(submission);
-        let sealed = seal(&submission, &permit, &grant.credential);
+        let sealed = seal(&submission, &permit);
         Ok(Job {
             sealed,
             ownership: self.ownership(&submission, permit, grant),
             operation,
             disclosure: grant.tenant.response,
-            credential: Arc::clone(&grant.credential),
+            credentials: Arc::clone(&grant.credentials),
             needs_nonce: caller.needs_nonce(),
             _share: raw.into_parts().1,
         })
@@ -268,7 +268,7 @@ impl Gateway {
             tenant: grant.tenant.id.clone(),
             unowned,
             question: (creates && unowned == Unowned::Refuse)
-                .then(|| seal_question(submission, &permit, &grant.credential)),
+                .then(|| seal_question(submission, &permit)),
         })
     }
 
@@ -282,7 +282,7 @@ impl Gateway {
             }
             Err(error) => {
                 let response = reply::problem(&error, trail.id());
-                alert(&error, &job, &trail);
+                alert(&error, &trail);
                 trail.fail(&error, &response);
                 response
             }
@@ -304,7 +304,8 @@ impl Gateway {
         Ok(answer.render())
     }
 
-    /// One request upstream and what its answer means.
+    /// One request upstream and what its answer means. A refused credential did nothing there, so the
+    /// same bytes are sent once more, with the next one.
     async fn exchange(
         &self,
         sealed: &SealedRequest,
@@ -312,11 +313,34 @@ impl Gateway {
         job: &Job,
         trail: &mut Trail,
     ) -> Result<Answer, GatewayError> {
-        trail.sending(job.credential.id());
-        let sent = self.upstream.send(sealed).await;
+        let answer = self.attempt(sealed, operation, job, trail).await;
+        if let Err(GatewayError::Refuse(Refusal::CredentialsRejected)) = answer {
+            return self.attempt(sealed, operation, job, trail).await;
+        }
+        answer
+    }
+
+    async fn attempt(
+        &self,
+        sealed: &SealedRequest,
+        operation: Operation,
+        job: &Job,
+        trail: &mut Trail,
+    ) -> Result<Answer, GatewayError> {
+        let lease = job.credentials.lease(self.upstream.timeout()).await?;
+        trail.sending(lease.id());
+        let sent = self.upstream.send(sealed, lease.credential()).await;
         trail.replied(sent.as_ref().ok().map(|reply| reply.status().as_u16()));
-        let echo = job.credential.echo();
-        Ok(interpret(&sent?, operation, job.disclosure, echo)?)
+        let echo = lease.credential().echo();
+        let answer = interpret(&sent?, operation, job.disclosure, echo);
+        if let Err(Refusal::Echo) = answer {
+            tracing::error!(
+                request.id = %trail.id(), credential.id = %lease.id(),
+                "DCAMS repeated the credential in an answer, which was not relayed: rotate it"
+            );
+        }
+        lease.end(said_of_login(answer.as_ref()), clock::now());
+        Ok(answer?)
     }
 }
 
@@ -360,21 +384,8 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
 }
 
 /// Tells a person what only a person can mend.
-fn alert(error: &GatewayError, job: &Job, trail: &Trail) {
-    let (request, credential) = (trail.id(), job.credential.id());
-    if let GatewayError::Refuse(Refusal::CredentialsRejected) = error {
-        tracing::error!(
-            request.id = %request, credential.id = %credential,
-            "DCAMS refuses the credential: check user and pass of this account"
-        );
-    }
+fn alert(error: &GatewayError, trail: &Trail) {
     if let GatewayError::Own(OwnershipError::Store(state)) = error {
-        tracing::error!(request.id = %request, error = %state, "requests are refused");
-    }
-    if let GatewayError::Refuse(Refusal::Echo) = error {
-        tracing::error!(
-            request.id = %request, credential.id = %credential,
-            "DCAMS repeated the credential in an answer, which was not relayed: rotate it"
-        );
+        tracing::error!(request.id = %trail.id(), error = %state, "requests are refused");
     }
 }

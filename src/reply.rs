@@ -161,6 +161,7 @@ fn detail(error: &GatewayError) -> String {
         | GatewayError::Body(_)
         | GatewayError::Head(_)
         | GatewayError::Internal
+        | GatewayError::Lease(_)
         | GatewayError::Own(_)
         | GatewayError::Payload(_)
         | GatewayError::Refuse(_)

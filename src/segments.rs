@@ -31,6 +31,15 @@ impl Segments {
         self.queue.push_back(segment);
     }
 
+    /// Adds a segment at the front.
+    pub fn push_front(&mut self, segment: Bytes) {
+        if segment.is_empty() {
+            return;
+        }
+        self.left += length(&segment);
+        self.queue.push_front(segment);
+    }
+
     /// How many bytes are still to be sent.
     pub const fn len(&self) -> u64 {
         self.left

@@ -1,4 +1,5 @@
-//! What has to outlive the process: who owns a customer, which tokens were revoked.
+//! What has to outlive the process: who owns a customer, which tokens were revoked, what DCAMS said to
+//! a credential.
 //!
 //! A few tables of small entries behind three calls. Invariant: nothing in it can be read without
 //! `state.key`, and nothing of a person can get in as a key: an entry is found by a [`Pseudonym`],
@@ -33,6 +34,8 @@ pub struct Store(Embedded);
 /// The tables there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
+    /// What is known of credentials' values.
+    Credentials,
     /// Which tenant owns a customer.
     Customers,
     /// Which tokens are not to be believed any more.
@@ -43,6 +46,7 @@ impl Table {
     /// The name in the file; it is sealed into each value too.
     const fn name(self) -> &'static str {
         match self {
+            Self::Credentials => "credentials",
             Self::Customers => "customers",
             Self::Revocations => "revocations",
         }

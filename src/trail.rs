@@ -47,10 +47,22 @@ impl Observers {
             phase: Phase::Event,
             deed,
         };
-        if let Err(error) = self.audit.record(&act) {
+        let written = self.contain(|| self.audit.record(&act));
+        if !matches!(written, Some(Ok(()))) {
             self.metrics.audit_lost();
-            tracing::error!(kind = ?error.kind(), "audit event lost");
+            let kind = written.and_then(Result::err).map(|error| error.kind());
+            tracing::error!(kind = ?kind, "audit event lost");
         }
+    }
+
+    /// Observing must not steer: whatever panics in here costs its own record, never the answer. An
+    /// unwinding trail would otherwise panic a second time and end the process.
+    fn contain<T>(&self, observe: impl FnOnce() -> T) -> Option<T> {
+        let observed = panic::catch_unwind(AssertUnwindSafe(observe));
+        if observed.is_err() {
+            self.metrics.panicked();
+        }
+        observed.ok()
     }
 }
 
@@ -241,18 +253,8 @@ impl Trail {
             bytes_in: self.bytes_in,
             bytes_out: end.bytes_out,
         });
-        self.contain(|| self.log(end, gateway, upstream));
-        self.contain(|| self.audit(end, total));
-    }
-
-    /// Observing must not steer: whatever panics in here costs its own record, never the answer. An
-    /// unwinding trail would otherwise panic a second time and end the process.
-    fn contain<T>(&self, observe: impl FnOnce() -> T) -> Option<T> {
-        let observed = panic::catch_unwind(AssertUnwindSafe(observe));
-        if observed.is_err() {
-            self.observers.metrics.panicked();
-        }
-        observed.ok()
+        self.observers.contain(|| self.log(end, gateway, upstream));
+        self.observers.contain(|| self.audit(end, total));
     }
 
     fn log(&self, end: &End<'_>, gateway: Duration, upstream: Option<Duration>) {
@@ -324,7 +326,9 @@ impl Trail {
             bytes_out: end.bytes_out,
             ms: milliseconds(total),
         };
-        let written = self.contain(|| self.observers.audit.record(&event));
+        let written = self
+            .observers
+            .contain(|| self.observers.audit.record(&event));
         if !matches!(written, Some(Ok(()))) {
             self.observers.metrics.audit_lost();
             let kind = written.and_then(Result::err).map(|error| error.kind());

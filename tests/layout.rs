@@ -39,6 +39,7 @@ const ORDER: &[&str] = &[
     "audit",
     "metrics",
     "trail",
+    "rotator",
     "reply",
     "pipeline",
     "telemetry",

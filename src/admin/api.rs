@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Admin,
+    Admin, credentials,
     import::{self, Call, ImportError},
     respond,
 };
@@ -51,7 +51,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             status,
             detail: detail.into(),
@@ -122,6 +122,7 @@ where
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a body holds, as it is told to who sent another.
+const CREDENTIAL: &str = "`account` and `credential`";
 const CUSTOMER: &str = "`account` and `email`";
 const CUSTOMERS: &str = "`tenant` and `emails`";
 const TOKENS: &str = "`issuer`, `jti`, `subject`, `kid`, `tenant`, `issued_before` and `expires` (the last \
@@ -151,6 +152,18 @@ where
         };
         return Ok((StatusCode::OK, document));
     }
+    match (path, &parts.method) {
+        ("/api/credentials", &Method::GET) => {
+            return Ok((StatusCode::OK, credentials::list(&admin.rotator)));
+        }
+        ("/api/credentials", _) => return Err(not_allowed("GET")),
+        ("/api/credentials/retry", &Method::POST) => {
+            let named = read(&parts.headers, body, CREDENTIAL).await?;
+            return Ok((StatusCode::OK, credentials::retry(&admin.rotator, &named)?));
+        }
+        ("/api/credentials/retry", _) => return Err(not_allowed("POST")),
+        _ => {}
+    }
     if path == "/api/revocations" {
         return match parts.method {
             Method::GET => list_revocations(admin).await,
@@ -164,7 +177,8 @@ where
             _ => Err(not_allowed("DELETE")),
         };
     }
-    let detail = "served here: /api/customers/{import,owner,remove}, /api/revocations";
+    let detail = "served here: /api/credentials, /api/credentials/retry, \
+                  /api/customers/{import,owner,remove}, /api/revocations";
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 

@@ -64,7 +64,10 @@ fn account(
     let email_case = section
         .optional("email_case")
         .map_or(Some(EmailCase::Ignore), |f| f.choice(&cases));
-    let probe = probe(&mut section);
+    section.known(&["probe"]);
+    let probe = section
+        .has("probe")
+        .then(|| probe(section.section("probe")));
     let pace = pace(section.section("rotation"));
     section.finish();
     let mut credentials: Vec<Option<CredentialSettings>> = Vec::new();
@@ -74,13 +77,17 @@ fn account(
         let known: Vec<&CredentialId> = known.map(|credential| &credential.id).collect();
         let id: Option<CredentialId> = section.required("id").and_then(|f| f.name());
         if id.as_ref().is_some_and(|id| known.contains(&id)) {
-            let mend = "rename one of the two: a value that is new keeps its id, a new id is another";
+            let mend =
+                "rename one of the two: a value that is new keeps its id, a new id is another";
             section.mistake("id", "is the id of another one of this account", mend);
         }
         credentials.push(credential(id, number, section, seen));
     }
     let credentials: Option<Vec<_>> = credentials.into_iter().collect();
-    let probe = probe?;
+    let probe = match probe {
+        Some(probe) => Some(probe?),
+        None => None,
+    };
     Some(Account {
         id: id?,
         credentials: credentials.filter(|list| !list.is_empty())?,
@@ -173,12 +180,8 @@ fn validity(section: &mut Section<'_>) -> Option<Validity> {
     Some(validity)
 }
 
-/// Reads `[accounts.probe]`; nothing in it where there is none.
-fn probe(section: &mut Section<'_>) -> Option<Option<Redacted<String>>> {
-    if !section.has("probe") {
-        return Some(None);
-    }
-    let mut section = section.section("probe");
+/// Reads `[accounts.probe]`.
+fn probe(mut section: Section<'_>) -> Option<Redacted<String>> {
     let field = section.required("email");
     let email = field.as_ref().and_then(|field| field.text());
     if let (Some(field), Some(email)) = (&field, email)
@@ -189,7 +192,7 @@ fn probe(section: &mut Section<'_>) -> Option<Option<Redacted<String>>> {
     }
     let email = email.filter(|email| is_mailbox(email)).map(str::to_owned);
     section.finish();
-    Some(Some(Redacted::new(email?)))
+    Some(Redacted::new(email?))
 }
 
 /// Reads `[accounts.rotation]`.

@@ -1,9 +1,9 @@
-//! The lists `[[accounts]]` and `[[tenants]]`, and what the three lists have in common.
+//! The list `[[tenants]]`, and what all lists have in common.
 //!
-//! Invariant: ids are unique, references resolve, and no two tenants reach the same customers:
-//! neither by one account that they share without a ledger, nor by two accounts with one user.
+//! Invariant: ids are unique, references resolve, and no two tenants reach the same customers by one
+//! account that they share without a ledger.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display};
 
 use crate::{
     address::{AddressRules, Networks},
@@ -12,12 +12,9 @@ use crate::{
         field::Field,
         layers::Entry,
         mistake::{Mistake, suggest},
-        secret::{self, Secret},
         sections::COUNTRIES,
     },
-    credential::{Account, Credential},
-    customer::EmailCase,
-    ident::{AccountId, CredentialId, TenantId},
+    ident::{AccountId, TenantId},
     operation::Operation,
     tenant::{Country, Disclosure, Isolation, Tenant, Unowned},
 };
@@ -105,82 +102,6 @@ impl Ids<'_> {
             }
         }
     }
-}
-
-/// Reads `[[accounts]]`.
-pub(super) fn accounts(sections: Vec<(Option<AccountId>, Section<'_>)>) -> Option<Vec<Account>> {
-    // The users seen so far, so that one account is not written down twice.
-    let mut users: Vec<(Secret, String)> = Vec::new();
-    let accounts: Vec<Option<Account>> = sections
-        .into_iter()
-        .map(|(id, section)| account(id, section, &mut users))
-        .collect();
-    accounts.into_iter().collect()
-}
-
-fn account(
-    id: Option<AccountId>,
-    mut section: Section<'_>,
-    users: &mut Vec<(Secret, String)>,
-) -> Option<Account> {
-    let items = section.required("credentials").and_then(Field::items);
-    if items.as_ref().is_some_and(Vec::is_empty) {
-        section.mistake("credentials", "is empty", "write one credential");
-    }
-    let cases = [("ignore", EmailCase::Ignore), ("exact", EmailCase::Exact)];
-    let email_case = section
-        .optional("email_case")
-        .map_or(Some(EmailCase::Ignore), |f| f.choice(&cases));
-    section.finish();
-    let mut items = items?.into_iter();
-    let first = items.next().and_then(|field| credential(field, users));
-    for spare in items {
-        spare.mistake(
-            "is a second credential, which is not available in this version",
-            "remove it",
-        );
-    }
-    Some(Account {
-        id: id?,
-        credentials: vec![first?],
-        email_case: email_case?,
-    })
-}
-
-fn credential(field: Field<'_>, users: &mut Vec<(Secret, String)>) -> Option<Arc<Credential>> {
-    let mut section = field.section();
-    let id: Option<CredentialId> = section.required("id").and_then(|f| f.name());
-    let user = section.required("user").and_then(secret::bytes);
-    let pass = section.required("pass").and_then(secret::bytes);
-    let user_text = user
-        .as_ref()
-        .and_then(|u| secret::text(&section, "user", u));
-    let pass_text = pass
-        .as_ref()
-        .and_then(|p| secret::text(&section, "pass", p));
-    if let Some(user) = user {
-        if let Some((_, first)) = users
-            .iter()
-            .find(|(other, _)| other.bytes() == user.bytes())
-        {
-            section.mistake(
-                "user",
-                format!("is the same user as that of {first}, so it reaches the same customers"),
-                "give each account a user of its own",
-            );
-        }
-        users.push((user, section.path().to_owned()));
-    }
-    let credential = match (id, user_text, pass_text) {
-        (Some(id), Some(user), Some(pass)) => Some(Credential::new(id, user, pass)),
-        _ => None,
-    };
-    if let Some(Err(error)) = &credential {
-        let mend = "compare it with what the vendor gave you";
-        section.mistake("user", format!("or `pass` is refused: {error}"), mend);
-    }
-    section.finish();
-    credential?.ok()
 }
 
 /// What the other sections say of every tenant.

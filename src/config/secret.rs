@@ -4,7 +4,10 @@
 //! anything of it, nor the path or variable name that stands in its place: that may be a secret
 //! which was pasted there. The key and its file say where to look.
 
-use std::str;
+use std::{
+    path::{Path, PathBuf},
+    str,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
@@ -12,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{cursor::Section, field::Field},
+    credential::source::Part,
     files::{self, FileError, MAX_SECRET},
 };
 
@@ -27,8 +31,30 @@ impl Secret {
     }
 }
 
+/// A secret, and where it can be read again.
+pub(super) struct Located {
+    pub(super) secret: Secret,
+    /// The file; none where it is a variable, which does not change.
+    file: Option<PathBuf>,
+}
+
+impl Located {
+    /// Where the secret comes from while the gateway runs.
+    pub(super) fn part(self) -> Option<Part> {
+        match self.file {
+            Some(path) => Some(Part::File(path)),
+            None => of_bytes(self.secret.bytes()).map(Part::Fixed),
+        }
+    }
+}
+
 /// A secret as bytes.
 pub(super) fn bytes(field: Field<'_>) -> Option<Secret> {
+    located(field).map(|located| located.secret)
+}
+
+/// A secret as bytes, and the file that it stands in.
+pub(super) fn located(field: Field<'_>) -> Option<Located> {
     if !field.is_table() {
         field.mistake("is a secret and may not be written here", FORM);
         return None;
@@ -37,8 +63,15 @@ pub(super) fn bytes(field: Field<'_>) -> Option<Secret> {
     let from_file = section.optional("file");
     let from_variable = section.optional("env");
     let secret = match (from_file, from_variable) {
-        (Some(field), None) => of_file(&field),
-        (None, Some(field)) => of_variable(&field),
+        (Some(field), None) => field.path().and_then(|path| {
+            let secret = of_file(&field, &path)?;
+            let file = Some(path);
+            Some(Located { secret, file })
+        }),
+        (None, Some(field)) => {
+            let file = None;
+            of_variable(&field).map(|secret| Located { secret, file })
+        }
         (Some(_), Some(_)) => {
             section.mistake("file", "stands beside `env`", "keep one of the two");
             None
@@ -54,10 +87,15 @@ pub(super) fn bytes(field: Field<'_>) -> Option<Secret> {
 
 /// A secret as text; `key` is where it stood in `section`.
 pub(super) fn text(section: &Section<'_>, key: &str, secret: &Secret) -> Option<SecretString> {
-    let Ok(text) = str::from_utf8(secret.bytes()) else {
+    let text = of_bytes(secret.bytes());
+    if text.is_none() {
         section.mistake(key, "is not UTF-8 text", "save the secret as UTF-8");
-        return None;
-    };
+    }
+    text
+}
+
+fn of_bytes(bytes: &[u8]) -> Option<SecretString> {
+    let text = str::from_utf8(bytes).ok()?;
     // Exactly as long as the text, so that boxing it leaves no copy behind.
     Some(SecretString::from(text.to_owned()))
 }
@@ -91,9 +129,8 @@ pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroiz
     Some(secret)
 }
 
-fn of_file(field: &Field<'_>) -> Option<Secret> {
-    let path = field.path()?;
-    match files::read_secret(&path) {
+fn of_file(field: &Field<'_>, path: &Path) -> Option<Secret> {
+    match files::read_secret(path) {
         Ok(content) => {
             if content.world_readable {
                 field.warning(

@@ -618,7 +618,10 @@ fn asked_keys() -> BTreeSet<String> {
                   audiences = [\"gw\"]\nalgorithms = [\"ES256\"]\ntenants = [\"acme\"]\n\
                   issuer_discovery = true\n[issuers.jwks]\nzz = 1\n\
                   [[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nzz = 1\n\
-                  [[revocations]]\ntenant = \"acme\"\nzz = 1\n";
+                  [[revocations]]\ntenant = \"acme\"\nzz = 1\n\
+                  [[accounts]]\nid = \"second\"\n[accounts.probe]\nemail = \"a@b.example\"\nzz = 1\n\
+                  [accounts.rotation]\nzz = 1\n[[accounts.credentials]]\nid = \"c2\"\nzz = 1\n\
+                  user = { file = \"hmac\" }\npass = { file = \"pass\" }\n";
     let text = text + remote;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
@@ -653,6 +656,9 @@ fn default_toml_shows_every_key_and_no_other() {
     assert!(asked.remove("server.http2"));
     assert!(asked.remove("issuers.jwks"));
     assert!(asked.remove("issuers.bind"));
+    assert!(asked.remove("accounts.credentials"));
+    assert!(asked.remove("accounts.probe"));
+    assert!(asked.remove("accounts.rotation"));
     assert_eq!(written_keys(layers::DEFAULTS), asked);
 }
 

@@ -29,9 +29,7 @@ use tokio::{
 
 use super::{
     Credential,
-    rotation::{
-        Candidate, Pace, Place, Reason, Said, State, Validity, next_step, next_time,
-    },
+    rotation::{Candidate, Login, Pace, Place, Reason, State, Validity, next_step, next_time},
 };
 use crate::ident::{AccountId, CredentialId};
 
@@ -94,6 +92,8 @@ struct Value {
     tide: AtomicU32,
     /// Milliseconds since 1970; 0 for never.
     accepted: AtomicI64,
+    /// The same, for the end of the last call with it.
+    used: AtomicI64,
     /// Since it has its state.
     accepted_since: AtomicBool,
     leaving: AtomicBool,
@@ -161,6 +161,27 @@ pub struct Facts {
     pub refusals: u32,
 }
 
+/// A value, and what is known of it.
+pub struct Known {
+    /// Its account.
+    pub account: AccountId,
+    /// Its credential.
+    pub id: CredentialId,
+    /// Which of the credential's values, counted from 1.
+    pub generation: u64,
+    /// The value.
+    pub credential: Arc<Credential>,
+    /// What is known of it.
+    pub facts: Facts,
+}
+
+impl Known {
+    /// What it is called in all accounts.
+    pub fn name(&self) -> ((AccountId, CredentialId), u64) {
+        ((self.account.clone(), self.id.clone()), self.generation)
+    }
+}
+
 /// A change of state that is to be written down.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -187,6 +208,8 @@ pub struct Standing {
     pub state: State,
     /// Since when.
     pub since: Timestamp,
+    /// When the last call with it ended.
+    pub used: Option<Timestamp>,
     /// When DCAMS accepted it last.
     pub accepted: Option<Timestamp>,
     /// When DCAMS refused it last.
@@ -287,9 +310,7 @@ impl Pool {
             let book = self.book();
             let mut entries = book.entries.iter();
             let entry = entries.find(|e| {
-                e.state == State::Probing
-                    && e.value.generation == generation
-                    && e.value.id == *id
+                e.state == State::Probing && e.value.generation == generation && e.value.id == *id
             })?;
             Arc::clone(&entry.value)
         };
@@ -358,12 +379,22 @@ impl Pool {
     }
 
     /// The values that are there, with what is known of them.
-    pub fn facts(&self) -> Vec<(Arc<Credential>, CredentialId, Facts)> {
-        let book = self.book();
-        let entries = book.entries.iter();
-        entries
-            .map(|e| (Arc::clone(&e.value.credential), e.value.id.clone(), e.facts()))
-            .collect()
+    pub fn facts(&self) -> Vec<Known> {
+        let known = |entry: &Entry| Known {
+            account: self.account.clone(),
+            id: entry.value.id.clone(),
+            generation: entry.value.generation,
+            credential: Arc::clone(&entry.value.credential),
+            facts: entry.facts(),
+        };
+        self.book().entries.iter().map(known).collect()
+    }
+
+    /// Lets everything go: the account is not configured any more.
+    pub fn dismiss(&self, now: Timestamp) {
+        let mut book = self.book();
+        book.configured.clear();
+        self.advance(&mut book, now);
     }
 
     /// The values that wait for a probe.
@@ -415,7 +446,8 @@ impl Pool {
 
     /// Wakes those who wait for a trial, and who writes things down.
     fn announce(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
         self.work.notify_one();
     }
 
@@ -577,13 +609,14 @@ impl Entry {
                 gate: AtomicU8::new(if proven { OPEN } else { SHUT }),
                 tide: AtomicU32::new(0),
                 accepted: AtomicI64::new(facts.accepted.map_or(0, Timestamp::as_millisecond)),
+                used: AtomicI64::new(0),
                 accepted_since: AtomicBool::new(canary && facts.accepted > Some(facts.since)),
                 leaving: AtomicBool::new(false),
             }),
             // What had left is offered again, so it begins again.
             state: match facts.state {
-                State::Draining | State::Retired => State::Pending,
-                state => state,
+                State::Draining | State::Pending | State::Retired => State::Pending,
+                state @ (State::Active | State::Canary | State::Probing | State::Rejected) => state,
             },
             since: facts.since,
             refused: facts.refused,
@@ -616,16 +649,15 @@ impl Entry {
     }
 
     fn accepted(&self) -> Option<Timestamp> {
-        let time = self.value.accepted.load(Relaxed);
-        (time > 0).then(|| Timestamp::from_millisecond(time).ok())?
+        known(&self.value.accepted)
     }
 
     fn candidate(&self) -> Candidate {
         let said = if self.refused_since {
-            Some(Said::Refused)
+            Some(Login::Refused)
         } else {
             let accepted = self.value.accepted_since.load(Relaxed);
-            accepted.then_some(Said::Accepted)
+            accepted.then_some(Login::Accepted)
         };
         Candidate {
             state: self.state,
@@ -663,6 +695,7 @@ impl Entry {
             generation: self.value.generation,
             state: self.state,
             since: self.since,
+            used: known(&self.value.used),
             accepted: self.accepted(),
             refused: self.refused,
             retry_at: pace.and_then(retry_at),
@@ -672,8 +705,14 @@ impl Entry {
     }
 }
 
-/// A credential for one call upstream. What DCAMS made of it is said with [`Lease::accepted`] or
-/// [`Lease::refused`]; a lease that is dropped without a word says nothing of the credential.
+/// A time that is kept in milliseconds since 1970, where there is one.
+fn known(time: &AtomicI64) -> Option<Timestamp> {
+    let time = time.load(Relaxed);
+    (time > 0).then(|| Timestamp::from_millisecond(time).ok())?
+}
+
+/// A credential for one call upstream. What DCAMS made of it is said with [`Lease::end`]; a lease that
+/// is dropped without a word says nothing of the credential.
 pub struct Lease {
     pool: Arc<Pool>,
     value: Arc<Value>,
@@ -692,27 +731,30 @@ impl Lease {
         &self.value.credential
     }
 
-    /// DCAMS knew user and password.
-    pub fn accepted(mut self, now: Timestamp) {
-        let value = &self.value;
-        if !self.counts() {
+    /// Says what DCAMS made of the credential, where it said anything. A refused one did nothing.
+    pub fn end(mut self, said: Option<Login>, now: Timestamp) {
+        self.value.used.store(now.as_millisecond(), Relaxed);
+        // Of an answer to a question from before the last refusal nothing follows for today.
+        let Some(said) = said.filter(|_| self.counts()) else {
             return;
+        };
+        match said {
+            Login::Accepted => self.accepted(now),
+            Login::Refused => self.pool.refused(&self, now),
         }
-        value.accepted.store(now.as_millisecond(), Relaxed);
-        let known = value.gate.load(Relaxed) == OPEN && value.accepted_since.load(Relaxed);
-        if !known {
-            self.pool.proven(&self, now);
-            self.trial = false;
-        }
-    }
-
-    /// DCAMS refused user or password, and did nothing.
-    pub fn refused(mut self, now: Timestamp) {
-        self.pool.refused(&self, now);
         self.trial = false;
     }
 
-    /// Of an answer to a question from before the last refusal nothing follows for today.
+    fn accepted(&self, now: Timestamp) {
+        let value = &self.value;
+        value.accepted.store(now.as_millisecond(), Relaxed);
+        let known = value.gate.load(Relaxed) == OPEN && value.accepted_since.load(Relaxed);
+        if !known {
+            self.pool.proven(self, now);
+        }
+    }
+
+    /// Whether it was not refused since this lease began.
     fn counts(&self) -> bool {
         self.value.tide.load(Relaxed) == self.tide
     }

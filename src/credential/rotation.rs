@@ -164,7 +164,7 @@ pub enum Place {
 
 /// What DCAMS said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
+pub enum Login {
     /// The user and password are right.
     Accepted,
     /// They are not.
@@ -179,7 +179,7 @@ pub struct Candidate {
     /// Since when.
     pub since: Timestamp,
     /// What DCAMS said to it last since then.
-    pub said: Option<Said>,
+    pub said: Option<Login>,
     /// Whether it was accepted the last time that DCAMS said anything.
     pub proven: bool,
     /// When it was accepted last.
@@ -327,11 +327,9 @@ impl Plan<'_> {
                 return (c.state != State::Pending).then_some((State::Pending, Reason::NotBefore));
             }
             if c.state == State::Rejected {
-                return c
-                    .retry
-                    .then_some((State::Pending, Reason::OperatorRetry));
+                return c.retry.then_some((State::Pending, Reason::OperatorRetry));
             }
-            let refused = c.said == Some(Said::Refused);
+            let refused = c.said == Some(Login::Refused);
             refused.then_some((State::Rejected, Reason::RefusedByUpstream))
         })
     }
@@ -394,7 +392,7 @@ impl Plan<'_> {
         let (to, reason) = match c.state {
             State::Canary => {
                 let seen = self.now >= later(c.since, self.pace.canary_time);
-                let passed = seen && c.said == Some(Said::Accepted);
+                let passed = seen && c.said == Some(Login::Accepted);
                 return passed.then_some(step(index, State::Active, Reason::CanaryPassed));
             }
             State::Pending if self.pace.probes && !c.proven => {

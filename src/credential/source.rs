@@ -3,7 +3,12 @@
 //! Invariant: what cannot be read as a whole pair is an error, never a credential; errors repeat
 //! nothing of a secret, nor of the path or name that stands in its place.
 
-use std::{fmt, path::{Path, PathBuf}, str, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str,
+    sync::Arc,
+};
 
 use secrecy::SecretString;
 use thiserror::Error;

@@ -168,6 +168,10 @@ const fn certainly_refused(error: &GatewayError) -> bool {
     if let GatewayError::Send(error) = error {
         return !error.sent();
     }
+    // Not sent for want of a credential, or refused with one before.
+    if let GatewayError::Lease(_) = error {
+        return true;
+    }
     let GatewayError::Refuse(refusal) = error else {
         return false;
     };

@@ -36,7 +36,9 @@ use super::{
 use crate::{clock, ident::Pseudonym};
 
 /// The format that this version writes. A higher one is refused.
-pub(super) const SCHEMA: u32 = 1;
+///
+/// 1: customers and revocations. 2: credentials too.
+pub(super) const SCHEMA: u32 = 2;
 
 const FILE: &str = "state.redb";
 /// A store that is being made; it becomes [`FILE`] when it is complete.
@@ -58,7 +60,7 @@ const META_SCHEMA: &str = "schema";
 const META_KEY_CHECK: &str = "key-check";
 
 impl Table {
-    const ALL: [Self; 2] = [Self::Customers, Self::Revocations];
+    const ALL: [Self; 3] = [Self::Credentials, Self::Customers, Self::Revocations];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(self.name())
@@ -394,11 +396,19 @@ fn open_file(path: &Path, sealer: &Sealer) -> Result<Arc<Database>, OpenError> {
     let damaged = || OpenError::Damaged(path.to_owned());
     let db = contain(|| builder().open(path)).ok_or_else(damaged)?;
     let db = db.map_err(of_database(path))?;
-    contain(|| check(&db, path, sealer)).unwrap_or_else(|| Err(damaged()))?;
+    let opened = contain(|| {
+        let found = check(&db, path, sealer)?;
+        if found < SCHEMA {
+            bring_up(&db).map_err(|error| of_folder(path)(io_error(error)))?;
+        }
+        check_tables(&db, path)
+    });
+    opened.unwrap_or_else(|| Err(damaged()))?;
     Ok(Arc::new(db))
 }
 
-fn check(db: &Database, path: &Path, sealer: &Sealer) -> Result<(), OpenError> {
+/// Whether it is a store, of this key; its format.
+fn check(db: &Database, path: &Path, sealer: &Sealer) -> Result<u32, OpenError> {
     let damaged = || OpenError::Damaged(path.to_owned());
     let reading = db.begin_read().map_err(|_| damaged())?;
     let meta = reading.open_table(META).map_err(|_| damaged())?;
@@ -413,6 +423,36 @@ fn check(db: &Database, path: &Path, sealer: &Sealer) -> Result<(), OpenError> {
     sealer
         .open("meta", META_KEY_CHECK.as_bytes(), sealed.value())
         .map_err(|DoesNotOpen| OpenError::WrongKey(path.to_owned()))?;
+    Ok(found)
+}
+
+/// Gives an older store what has come since, in one transaction; what it should have is not made here.
+fn bring_up(db: &Database) -> Result<(), redb::Error> {
+    let mut transaction = db.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    fill(&transaction, &[Table::Credentials])?;
+    transaction.commit()?;
+    tracing::info!(
+        format = SCHEMA,
+        "the state store was brought up to this version"
+    );
+    Ok(())
+}
+
+/// Makes these tables, and says which format this is.
+fn fill(transaction: &WriteTransaction, tables: &[Table]) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
+    for table in tables {
+        drop(transaction.open_table(table.definition())?);
+    }
+    Ok(())
+}
+
+fn check_tables(db: &Database, path: &Path) -> Result<(), OpenError> {
+    let damaged = || OpenError::Damaged(path.to_owned());
+    let reading = db.begin_read().map_err(|_| damaged())?;
     for table in Table::ALL {
         let opened = reading.open_table(table.definition());
         drop(opened.map_err(|_| damaged())?);
@@ -464,22 +504,19 @@ fn create(folder: &Path, path: &Path, sealer: &Sealer) -> Result<(), OpenError> 
     let key_check = sealer
         .seal("meta", META_KEY_CHECK.as_bytes(), b"")
         .map_err(|_| OpenError::System("random bytes"))?;
-    let fill = || -> Result<(), redb::Error> {
+    let make = || -> Result<(), redb::Error> {
         let db = builder().create(&unfinished)?;
         let mut transaction = db.begin_write()?;
         transaction.set_two_phase_commit(true);
         transaction.set_quick_repair(true);
+        fill(&transaction, &Table::ALL)?;
         let mut meta = transaction.open_table(META)?;
-        meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
         meta.insert(META_KEY_CHECK, key_check.as_slice())?;
         drop(meta);
-        for table in Table::ALL {
-            drop(transaction.open_table(table.definition())?);
-        }
         transaction.commit()?;
         Ok(db.close()?)
     };
-    let filled = contain(fill).ok_or_else(|| OpenError::Damaged(unfinished.clone()))?;
+    let filled = contain(make).ok_or_else(|| OpenError::Damaged(unfinished.clone()))?;
     filled.map_err(|error| fail(io_error(error)))?;
     let sync = |path: &Path| File::open(path)?.sync_all();
     sync(&unfinished).map_err(&fail)?;

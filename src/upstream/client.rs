@@ -26,7 +26,7 @@ use super::{
     seal::SealedRequest,
     verdict,
 };
-use crate::{segments::Segments, tls::UnusableRoot};
+use crate::{credential::Credential, segments::Segments, tls::UnusableRoot};
 
 /// An answer's headers are read into memory: at most this many, and this many bytes of them.
 const MAX_HEADERS: usize = 64;
@@ -186,9 +186,18 @@ impl UpstreamClient {
         })
     }
 
-    /// Sends the request, and reads the answer within the settings' limits.
-    pub async fn send(&self, request: &SealedRequest) -> Result<UpstreamReply, SendError> {
-        self.post(&request.body()).await
+    /// Sends the request with this credential, and reads the answer within the settings' limits.
+    pub async fn send(
+        &self,
+        request: &SealedRequest,
+        credential: &Credential,
+    ) -> Result<UpstreamReply, SendError> {
+        self.post(&request.body(credential)).await
+    }
+
+    /// How long one request may take.
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     async fn post(&self, body: &Segments) -> Result<UpstreamReply, SendError> {

@@ -1,7 +1,7 @@
 //! Builds the body that goes upstream: the only place where a submission and a credential meet.
 //!
 //! Invariant: the body has one `user` and one `pass`, ours, in front. Everything but the images is
-//! written anew from the submission's checked values; no JSON text of the client is spliced in.
+//! written anew from the submission's checked values, once; no JSON text of the client is spliced in.
 //! The images follow as the slices they arrived in. Nothing here may be logged.
 
 use bytes::Bytes;
@@ -14,44 +14,34 @@ use crate::{
     segments::Segments,
 };
 
-/// A complete upstream body. Every attempt sends the same bytes.
+/// An upstream body, complete but for the credential in front of it. Every attempt sends the same
+/// bytes.
 ///
-/// It has neither `Debug` nor `Serialize`: it holds a credential and a person's data. The bytes of
-/// the credential are wiped when the last body is dropped, by the buffer they come in.
+/// It has neither `Debug` nor `Serialize`: it holds a person's data.
 pub struct SealedRequest {
-    body: Segments,
+    /// From the first member after the credential to the closing brace.
+    rest: Segments,
 }
 
 impl SealedRequest {
-    /// The body, for one attempt; the bytes are shared.
-    pub fn body(&self) -> Segments {
-        self.body.clone()
-    }
-
-    /// The body's exact length, for `Content-Length`.
-    pub const fn len(&self) -> u64 {
-        self.body.len()
-    }
-
-    /// Never: there is a credential in it.
-    pub const fn is_empty(&self) -> bool {
-        self.body.is_empty()
+    /// The body of one attempt; the bytes are shared. Those of the credential are wiped when the last
+    /// body with them is dropped, by the buffer they come in.
+    pub fn body(&self, credential: &Credential) -> Segments {
+        let mut body = self.rest.clone();
+        // It ends with a comma: the members behind it follow `user` and `pass`.
+        body.push_front(credential.head());
+        body
     }
 }
 
-/// Seals a submission with the credential it is sent with.
+/// Seals a submission.
 ///
 /// # Panics
 ///
 /// If the permit is for another service: no request may be let out on it.
-pub fn seal(
-    submission: &Submission<'_>,
-    permit: &Permit,
-    credential: &Credential,
-) -> SealedRequest {
+pub fn seal(submission: &Submission<'_>, permit: &Permit) -> SealedRequest {
     assert_eq!(permit.operation(), submission.operation());
-    // The credential's segment ends with a comma: the members below follow `user` and `pass`.
-    let mut body = Segments::from(credential.head());
+    let mut rest = Segments::default();
     let mut text = Vec::with_capacity(capacity(submission));
     write_name(&mut text, "service");
     write_string(&mut text, submission.operation().name());
@@ -79,15 +69,15 @@ pub fn seal(
         write_name(&mut text, image.side().name());
         // The image's text is what stands between the quotes, already in JSON's spelling.
         text.push(b'"');
-        body.push(Bytes::from(std::mem::take(&mut text)));
+        rest.push(Bytes::from(std::mem::take(&mut text)));
         for segment in image.segments() {
-            body.push(segment);
+            rest.push(segment);
         }
         text.push(b'"');
     }
     text.extend_from_slice(if images.is_empty() { b"}}" } else { b"}}}" });
-    body.push(Bytes::from(text));
-    SealedRequest { body }
+    rest.push(Bytes::from(text));
+    SealedRequest { rest }
 }
 
 /// Seals a question of our own about a submission's customer: what a getStatus would be.
@@ -95,22 +85,24 @@ pub fn seal(
 /// # Panics
 ///
 /// If the permit is for another service: nobody's customer is asked for without one.
-pub fn seal_question(
-    submission: &Submission<'_>,
-    permit: &Permit,
-    credential: &Credential,
-) -> SealedRequest {
+pub fn seal_question(submission: &Submission<'_>, permit: &Permit) -> SealedRequest {
     assert_eq!(permit.operation(), submission.operation());
-    let mut text = Vec::with_capacity(submission.email().len() + 96);
+    seal_probe(submission.email())
+}
+
+/// Seals a question about the customer that the configuration names for it: it changes nothing, and
+/// shows whether DCAMS accepts a credential.
+pub fn seal_probe(email: &str) -> SealedRequest {
+    let mut text = Vec::with_capacity(email.len() + 96);
     write_name(&mut text, "service");
     write_string(&mut text, Operation::GetStatus.name());
     text.extend_from_slice(b",\"target\":{");
     write_name(&mut text, Field::Email.name());
-    write_string(&mut text, submission.email());
+    write_string(&mut text, email);
     text.extend_from_slice(b"}}");
-    let mut body = Segments::from(credential.head());
-    body.push(Bytes::from(text));
-    SealedRequest { body }
+    SealedRequest {
+        rest: Segments::from(text),
+    }
 }
 
 /// Enough for what is written before the first image, if no value needs many escapes.

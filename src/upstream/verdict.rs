@@ -15,7 +15,7 @@ use super::{
     document::{Members, Node, Presence},
 };
 use crate::{
-    credential::EchoGuard,
+    credential::{EchoGuard, rotation::Login},
     operation::Operation,
     payload::lift::{Lifted, lift},
     redact::Redacted,
@@ -171,6 +171,21 @@ impl CustomerStatus {
 impl fmt::Display for CustomerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// What an answer says of the credential that it was asked with. A refusal of the data, or a failure,
+/// may have come before anybody looked at the login, so nothing follows from it.
+pub const fn said_of_login(judged: Result<&Answer, &Refusal>) -> Option<Login> {
+    match judged {
+        Ok(_) | Err(Refusal::NotFound { .. }) => Some(Login::Accepted),
+        Err(Refusal::CredentialsRejected) => Some(Login::Refused),
+        Err(
+            Refusal::Echo
+            | Refusal::Malformed(_)
+            | Refusal::Refused { .. }
+            | Refusal::Unavailable { .. },
+        ) => None,
     }
 }
 

@@ -366,6 +366,46 @@ impl Drive<'_> {
         });
     }
 
+    /// What an operator asks, whose answers are searched like any other.
+    async fn operator(&mut self, path: &str, body: Option<&Value>) -> Value {
+        let url = format!("http://{}{path}", self.served.admin);
+        let request = match body {
+            Some(body) => client().post(url).json(body),
+            None => client().get(url),
+        };
+        let request = request.bearer_auth(self.canaries.text("admin token"));
+        let answer = answer(request.send().await.unwrap()).await;
+        let parsed = serde_json::from_str(&answer.text).unwrap_or_default();
+        self.seen.push(Seen {
+            flow: path.to_owned(),
+            full: false,
+            images: false,
+            status: answer.status,
+            bytes: answer.text.into_bytes(),
+        });
+        parsed
+    }
+
+    /// Refused credentials are tried again, and accepted.
+    async fn retry_credentials(&mut self) {
+        let list = self.operator("/api/credentials", None).await;
+        for account in list["accounts"].as_array().unwrap() {
+            for credential in account["credentials"].as_array().unwrap() {
+                if credential["state"] == "rejected" {
+                    let named = json!({"account": account["id"], "credential": credential["id"]});
+                    self.operator("/api/credentials/retry", Some(&named)).await;
+                }
+            }
+        }
+        for (token, full) in [
+            (self.tokens[0].clone(), false),
+            (self.tokens[1].clone(), true),
+        ] {
+            let body = self.canaries.request(GetStatus).to_string();
+            self.send("after a refusal", full, &token, body).await;
+        }
+    }
+
     /// Bytes of a client that nobody has at home.
     async fn raw(&mut self, flow: &str, bytes: &str) {
         let mut stream = TcpStream::connect(self.served.gateway).await.unwrap();
@@ -556,6 +596,7 @@ impl Drive<'_> {
             self.simulator.add_fault(Fault::always(fault)).unwrap();
             self.each_service(flow).await;
             self.simulator.clear_faults();
+            self.retry_credentials().await;
         }
         // Its own user, to whom the other account's is just a word.
         self.simulator
@@ -597,7 +638,7 @@ impl Drive<'_> {
             .bearer_auth(&self.tokens[0]);
         let request = request.json(&self.canaries.request(CreateOrUpdateCustomer));
         tokio::select! {
-            _ = request.send() => panic!("answered before its time"),
+            answered = request.send() => panic!("answered before its time: {}", answered.unwrap().text().await.unwrap()),
             () = self.simulator.arrived(before + 1) => {}
         }
     }
@@ -672,6 +713,7 @@ async fn canaries_show_up_nowhere() {
         simulator.set_credentials(Vec::new());
         drive.each_service("a refused credential").await;
         simulator.set_credentials(logins);
+        drive.retry_credentials().await;
         drive.leave().await;
         let seen = drive.seen;
 

@@ -30,8 +30,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     program::Served,
     support::{
-        Answer, PASS, PATH, USER, answer, client, customer, load, lookup, mint, simulator,
-        write_secrets,
+        Answer, PASS, PATH, USER, answer, client, customer, load, lookup, mint, outcomes,
+        simulator, write_secrets,
     },
 };
 
@@ -178,7 +178,7 @@ async fn a_signal_lets_requests_finish_takes_no_new_ones_and_exits_0() {
         let ended = scene.served.program.end().await;
         assert_eq!(ended.status.code(), Some(0), "{signal}: {}", ended.err);
         assert_eq!(
-            ended.out.lines().count(),
+            outcomes(&ended.out).len(),
             5,
             "every outcome is on record: {}",
             ended.out
@@ -211,7 +211,9 @@ async fn a_drain_that_takes_too_long_is_cut_off_and_exits_1() {
     assert_eq!(ended.status.code(), Some(1), "{}", ended.err);
     let said = "stopped with requests unfinished: raise server.drain_timeout";
     assert!(ended.err.contains(said), "{}", ended.err);
-    let event: Value = serde_json::from_str(&ended.out).unwrap();
+    let [event] = &outcomes(&ended.out)[..] else {
+        panic!("{}", ended.out)
+    };
     assert_eq!(
         (&event["decision"], &event["code"]),
         (&"forward".into(), &"shutting_down".into())
@@ -260,7 +262,9 @@ async fn a_drain_waits_for_what_was_sent_for_a_client_that_has_left() {
     scene.signal("TERM").await;
     let ended = scene.served.program.end().await;
     assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
-    let event: Value = serde_json::from_str(&ended.out).unwrap();
+    let [event] = &outcomes(&ended.out)[..] else {
+        panic!("{}", ended.out)
+    };
     assert_eq!(
         (&event["decision"], &event["code"]),
         (&"forward".into(), &"ok".into())
@@ -331,5 +335,5 @@ async fn outputs_that_nobody_reads_hold_up_neither_requests_nor_the_end() {
     scene.served.program.err.leave_unread(false);
     let ended = scene.served.program.end().await;
     assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
-    assert_eq!(ended.out.lines().count(), 600, "audit events");
+    assert_eq!(outcomes(&ended.out).len(), 600, "audit events");
 }

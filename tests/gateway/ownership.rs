@@ -361,6 +361,8 @@ async fn a_creation_that_was_certainly_refused_leaves_the_customer_to_others() {
     let answer = shared.ask(&shared.one, CreateOrUpdateCustomer).await;
     assert_eq!(answer.code(), "upstream_credentials_rejected");
     shared.world.simulator.set_credentials(logins());
+    let retried = shared.world.retry_credential_of("shared", "shared-1").await;
+    assert_eq!(retried.status, 200, "{}", retried.text);
     assert_eq!(
         shared.ask(&shared.two, CreateOrUpdateCustomer).await.status,
         200

@@ -124,18 +124,33 @@ impl Lines {
         String::from_utf8(self.written.borrow().clone()).unwrap()
     }
 
+    /// The lines, but for the gateway's own acts.
     pub fn events(&self) -> Vec<Value> {
-        self.text()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        outcomes(&self.text())
     }
 
-    /// All lines, once there are this many.
+    /// The gateway's own acts of one kind.
+    pub fn acts(&self, kind: &str) -> Vec<Value> {
+        acts(kind, &self.written.borrow())
+    }
+
+    /// All acts of one kind, once there are enough by this measure.
+    pub async fn until_acts(&self, kind: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let mut watched = self.written.subscribe();
+        let waiting = watched.wait_for(|written| enough(&acts(kind, written)));
+        let came = tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .is_ok();
+        assert!(came, "not enough:\n{}", self.text());
+        self.acts(kind)
+    }
+
+    /// All lines but the gateway's own acts, once there are this many.
     pub async fn until(&self, count: usize) -> Vec<Value> {
         let enough = |written: &Vec<u8>| {
             let text = std::str::from_utf8(written).unwrap_or_default();
-            text.matches('\n').count() >= count
+            let acts = text.matches("\"phase\":\"event\"").count();
+            text.matches('\n').count() >= count + acts
         };
         let mut watched = self.written.subscribe();
         let waiting = watched.wait_for(enough);
@@ -145,6 +160,29 @@ impl Lines {
         assert!(came, "fewer than {count} lines:\n{}", self.text());
         self.events()
     }
+}
+
+/// The ends of requests among the lines of an audit trail.
+pub fn outcomes(trail: &str) -> Vec<Value> {
+    let lines = parse(trail.as_bytes()).into_iter();
+    lines.filter(|line| !is_act(line)).collect()
+}
+
+fn parse(written: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(written).unwrap();
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn acts(kind: &str, written: &[u8]) -> Vec<Value> {
+    let lines = parse(written).into_iter();
+    lines.filter(|line| line["event"] == kind).collect()
+}
+
+fn is_act(event: &Value) -> bool {
+    event["phase"] == "event"
 }
 
 /// An answer, read whole.
@@ -265,6 +303,22 @@ impl World {
     pub async fn operator(&self, path: &str) -> Answer {
         let url = format!("http://{}{path}", self.admin);
         answer(self.client.get(url).send().await.unwrap()).await
+    }
+
+    /// Has a rejected credential tried again now.
+    pub async fn retry_credential_of(&self, account: &str, credential: &str) -> Answer {
+        let url = format!("http://{}/api/credentials/retry", self.admin);
+        let body = json!({"account": account, "credential": credential});
+        answer(self.client.post(url).json(&body).send().await.unwrap()).await
+    }
+
+    /// Has the demo's credential tried again after a refusal, and DCAMS accept it.
+    pub async fn restore_credential(&self) {
+        let retried = self.retry_credential_of("demo", "demo-1").await;
+        assert_eq!(retried.status, 200, "{}", retried.text);
+        let body = lookup(Operation::GetStatus);
+        let answer = self.post(&self.full_token(), &body).await;
+        assert!([200, 404].contains(&answer.status), "{}", answer.text);
     }
 
     /// The one request that reached the simulator.

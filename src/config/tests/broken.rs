@@ -494,7 +494,7 @@ const ENTRIES: &[Case] = &[
     (
         "} }]",
         "} }, { id = \"c2\", user = { file = \"user\" }, pass = { file = \"pass\" } }]",
-        "accounts[main].credentials[c2]",
+        "accounts[main].credentials[c2].user",
     ),
     (
         "issuer = \"https://idp.example/\"",

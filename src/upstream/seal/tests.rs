@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ident::CredentialId,
     operation::Operation,
     payload::{
         lift::{SKELETON_LIMIT, lift},
@@ -17,22 +16,17 @@ const USER: &str = "gateway@veratad.example";
 const PASS: &str = "\"pa\\ss\n\u{2028}\u{1f600}";
 
 fn credential() -> Arc<Credential> {
-    let id = CredentialId::try_from("test").unwrap();
-    Credential::new(id, USER.into(), PASS.into()).unwrap()
+    Credential::new(USER.into(), PASS.into()).unwrap()
 }
 
 fn sealed(frames: &[Bytes]) -> SealedRequest {
     let lifted = lift(frames, SKELETON_LIMIT).unwrap();
     let submission = Submission::parse(&lifted, &rules(), TODAY).unwrap();
-    seal(
-        &submission,
-        &Permit::sample(submission.operation()),
-        &credential(),
-    )
+    seal(&submission, &Permit::sample(submission.operation()))
 }
 
 fn text(sealed: &SealedRequest) -> String {
-    let body: Vec<Bytes> = sealed.body().iter().cloned().collect();
+    let body: Vec<Bytes> = sealed.body(&credential()).iter().cloned().collect();
     String::from_utf8(body.concat()).unwrap()
 }
 
@@ -102,7 +96,7 @@ fn an_image_is_sent_in_the_slices_it_came_in() {
     let start = request.to_string().find("/9j/").unwrap();
     let frames = [json.slice(..start + 3000), json.slice(start + 3000..)];
     let sealed = sealed(&frames);
-    let body = sealed.body();
+    let body = sealed.body(&credential());
     let image: Vec<_> = body.iter().filter(|part| part.len() > 2500).collect();
     assert_eq!(
         image[0].as_ptr(),
@@ -116,16 +110,16 @@ fn an_image_is_sent_in_the_slices_it_came_in() {
 #[test]
 fn every_attempt_sends_the_same_bytes_and_their_exact_length() {
     let sealed = sealed(&[sample::customer().to_string().into()]);
-    let (first, second) = (sealed.body(), sealed.body());
-    assert_eq!(sealed.len(), u64::try_from(text(&sealed).len()).unwrap());
-    assert_eq!((first.len(), second.len()), (sealed.len(), sealed.len()));
-    assert!(
-        first
-            .iter()
-            .zip(second.iter())
-            .all(|(a, b)| a.as_ptr() == b.as_ptr())
-    );
-    assert!(!sealed.is_empty());
+    let other = Credential::new("other".into(), "pair".into()).unwrap();
+    let (first, second) = (sealed.body(&credential()), sealed.body(&other));
+    assert_eq!(first.len(), u64::try_from(text(&sealed).len()).unwrap());
+    let behind = |body: &Segments| -> Vec<*const u8> {
+        let segments = body.iter().skip(1);
+        segments.map(|segment| segment.as_ptr()).collect()
+    };
+    assert_eq!(behind(&first), behind(&second));
+    let (own, others) = (first.iter().next().unwrap(), second.iter().next().unwrap());
+    assert_eq!((own, others), (&credential().head(), &other.head()));
 }
 
 proptest! {
@@ -134,7 +128,7 @@ proptest! {
         let Sample { frames, mut meaning, .. } = sample;
         let sealed = sealed(&frames);
         let written = text(&sealed);
-        prop_assert_eq!(sealed.len(), u64::try_from(written.len()).unwrap());
+        prop_assert_eq!(sealed.body(&credential()).len(), u64::try_from(written.len()).unwrap());
         prop_assert!(!written.contains("CANARY"), "a value of the client's user or pass");
         let members = members(&written);
         let names: Vec<_> = members.iter().map(|(name, _)| name.as_str()).collect();

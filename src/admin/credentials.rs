@@ -1,0 +1,96 @@
+//! The credentials' part of the operators' interface.
+//!
+//! Invariant: what is shown names credentials and says how they stand. There is no value in reach
+//! here, nor its length, nor anything made of it.
+
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::api::Refusal;
+use crate::{
+    ident::{AccountId, CredentialId},
+    rotator::{AccountStanding, Rotator},
+};
+
+/// Which credential is meant.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Named {
+    /// Its account.
+    pub(crate) account: AccountId,
+    /// Its id there.
+    pub(crate) credential: CredentialId,
+}
+
+/// How every credential stands.
+pub(super) fn list(rotator: &Rotator) -> Value {
+    let accounts: Vec<Value> = rotator.standings().iter().map(account).collect();
+    json!({ "accounts": accounts })
+}
+
+/// Ends a credential's rest after a refusal.
+pub(super) fn retry(rotator: &Rotator, named: &Named) -> Result<Value, Refusal> {
+    let Named {
+        account,
+        credential,
+    } = named;
+    let refuse = |status, why: &str| Err(Refusal::new(status, why));
+    match rotator.retry(account, credential) {
+        None => refuse(StatusCode::NOT_FOUND, "no account has such a credential"),
+        Some(false) => refuse(
+            StatusCode::CONFLICT,
+            "it is not rejected: there is nothing to retry",
+        ),
+        Some(true) => {
+            tracing::info!(
+                account.id = %account, credential.id = %credential,
+                "an operator has a rejected credential tried again"
+            );
+            Ok(json!({ "retried": named }))
+        }
+    }
+}
+
+fn account(account: &AccountStanding) -> Value {
+    let trouble = |id: &CredentialId| {
+        let mut troubles = account.troubles.iter();
+        troubles.find(|(of, _)| of == id).map(|(_, why)| *why)
+    };
+    let credentials: Vec<Shown<'_>> = account
+        .credentials
+        .iter()
+        .map(|standing| Shown {
+            id: &standing.id,
+            generation: standing.generation,
+            state: standing.state.as_str(),
+            since: standing.since,
+            last_used: standing.used,
+            last_accepted: standing.accepted,
+            last_refused: standing.refused,
+            retry_at: standing.retry_at,
+            in_flight: standing.in_flight,
+            not_before: standing.validity.not_before,
+            not_after: standing.validity.not_after,
+            source_failure: trouble(&standing.id),
+        })
+        .collect();
+    json!({ "id": account.id, "usable": account.usable, "credentials": credentials })
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a CredentialId,
+    generation: u64,
+    state: &'static str,
+    since: Timestamp,
+    last_used: Option<Timestamp>,
+    last_accepted: Option<Timestamp>,
+    last_refused: Option<Timestamp>,
+    retry_at: Option<Timestamp>,
+    in_flight: u32,
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
+    source_failure: Option<&'static str>,
+}

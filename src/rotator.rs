@@ -1,0 +1,618 @@
+//! Runs the rotations: watches where credentials come from, takes the steps that are due, asks DCAMS
+//! with a probe, and writes every step down.
+//!
+//! What is decided is decided in [`rotation`](crate::credential::rotation); what is in force is in a
+//! [`Pool`]. Invariants: a source that cannot be read costs no value that is in use; every change of a
+//! state leaves a line in the log and an audit event; what DCAMS said to a value is known again after a
+//! restart. No value, and nothing made of one that could be turned back, leaves this module.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::Notify,
+    task::spawn_blocking,
+    time::{Interval, interval, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    audit::Deed,
+    clock,
+    credential::{
+        Account, Credential,
+        pool::{Change, Facts, Known, Lease, Offer, Pool, Slot, Standing},
+        rotation::{Login, State},
+        source::Source,
+    },
+    ident::{AccountId, CredentialId, Pseudonym},
+    operation::Operation,
+    redact::Redacted,
+    store::{self, Store, StoreError, Table},
+    tenant::Disclosure,
+    trail::Observers,
+    upstream::{
+        client::{SendError, UpstreamClient},
+        seal::seal_probe,
+        verdict::{interpret, said_of_login},
+    },
+    watch::{Look, Settled},
+};
+
+/// The credentials of every account, kept in rotation.
+pub struct Rotator {
+    store: Store,
+    observers: Arc<Observers>,
+    upstream: ArcSwap<UpstreamClient>,
+    accounts: ArcSwap<BTreeMap<AccountId, Live>>,
+    work: Arc<Notify>,
+    /// Why credentials' sources cannot be read, for as long as they cannot. Held for a look or an
+    /// entry, never across an await.
+    troubles: Mutex<HashMap<Name, &'static str>>,
+}
+
+/// An account that is in use.
+#[derive(Clone)]
+struct Live {
+    settings: Arc<Account>,
+    pool: Arc<Pool>,
+}
+
+/// What a credential is called in all accounts.
+type Name = (AccountId, CredentialId);
+
+/// Accounts that are not configured any more, until nothing refers to them.
+#[must_use = "their credentials stay in use until they leave"]
+pub struct Former(Vec<Arc<Pool>>);
+
+/// How an account's credentials stand, for people.
+#[derive(Debug)]
+pub struct AccountStanding {
+    /// The account.
+    pub id: AccountId,
+    /// Whether requests can be sent.
+    pub usable: bool,
+    /// The credentials, in the order in which they are preferred, retired ones behind.
+    pub credentials: Vec<Standing>,
+    /// The credentials whose source cannot be read, and why; their last good values are kept.
+    pub troubles: Vec<(CredentialId, &'static str)>,
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// DCAMS knew user and password.
+    Accepted,
+    /// It gave no answer that says anything of them; why, in a word.
+    Nothing(&'static str),
+    /// It refused them.
+    Refused,
+}
+
+impl Rotator {
+    /// Takes up the rotations of these accounts where the state store knows them to be.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn open(
+        store: Store,
+        observers: Arc<Observers>,
+        upstream: Arc<UpstreamClient>,
+        accounts: Vec<Account>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let rotator = Self {
+            store,
+            observers,
+            upstream: ArcSwap::new(upstream),
+            accounts: ArcSwap::default(),
+            work: Arc::default(),
+            troubles: Mutex::default(),
+        };
+        let Former(_) = rotator.configure(accounts).await?;
+        rotator.tidy().await?;
+        Ok(Arc::new(rotator))
+    }
+
+    /// Sets what the configuration says from now on. Accounts that it does not name any more are
+    /// given back: they [leave](Self::dismiss) when nobody sends with them.
+    ///
+    /// # Errors
+    /// What the store says; nothing was changed.
+    pub async fn configure(&self, accounts: Vec<Account>) -> Result<Former, StoreError> {
+        let known = self.accounts.load_full();
+        let mut prepared = Vec::with_capacity(accounts.len());
+        for mut account in accounts {
+            let pool = known.get(&account.id).map_or_else(
+                || Pool::new(account.id.clone(), Arc::clone(&self.work)),
+                |live| Arc::clone(&live.pool),
+            );
+            let mut slots = Vec::with_capacity(account.credentials.len());
+            for credential in &mut account.credentials {
+                // Taken, so that nothing but the pool keeps a value alive.
+                let offer = match credential.value.take() {
+                    Some(value) => Some(self.recall(&pool, &credential.id, value).await?),
+                    None => None,
+                };
+                slots.push(Slot {
+                    id: credential.id.clone(),
+                    validity: credential.validity,
+                    offer,
+                });
+            }
+            prepared.push((account, pool, slots));
+        }
+        let mut live = BTreeMap::new();
+        for (account, pool, slots) in prepared {
+            pool.configure(account.pace, slots, clock::now());
+            let settings = Arc::new(account);
+            live.insert(settings.id.clone(), Live { settings, pool });
+        }
+        let former = known.iter().filter(|(id, _)| !live.contains_key(*id));
+        let former = former.map(|(_, live)| Arc::clone(&live.pool)).collect();
+        self.accounts.store(Arc::new(live));
+        self.work.notify_one();
+        Ok(Former(former))
+    }
+
+    /// Lets accounts go that nothing refers to any more.
+    pub fn dismiss(&self, former: Former) {
+        for pool in former.0 {
+            pool.dismiss(clock::now());
+            self.receipts(&pool);
+        }
+    }
+
+    /// Sends probes with this client from now on.
+    pub fn set_upstream(&self, upstream: Arc<UpstreamClient>) {
+        self.upstream.store(upstream);
+    }
+
+    /// The live credentials of an account.
+    pub fn pool(&self, account: &AccountId) -> Option<Arc<Pool>> {
+        let accounts = self.accounts.load();
+        accounts.get(account).map(|live| Arc::clone(&live.pool))
+    }
+
+    /// How everything stands.
+    pub fn standings(&self) -> Vec<AccountStanding> {
+        let accounts = self.accounts.load_full();
+        let troubles = self.troubles();
+        let of = |account: &AccountId| {
+            let own = troubles.iter().filter(|((id, _), _)| id == account);
+            own.map(|((_, id), reason)| (id.clone(), *reason)).collect()
+        };
+        let standing = |(id, live): (&AccountId, &Live)| AccountStanding {
+            id: id.clone(),
+            usable: live.pool.is_usable(),
+            credentials: live.pool.standings(),
+            troubles: of(id),
+        };
+        accounts.iter().map(standing).collect()
+    }
+
+    /// Ends a credential's rest after a refusal. Whether it rested; nothing where there is none.
+    pub fn retry(&self, account: &AccountId, credential: &CredentialId) -> Option<bool> {
+        let accounts = self.accounts.load();
+        let live = accounts.get(account)?;
+        let mut configured = live.settings.credentials.iter();
+        configured.find(|c| c.id == *credential)?;
+        Some(live.pool.retry(credential, clock::now()))
+    }
+
+    /// Keeps everything in rotation until `stop`; looks at files this often, or never with none.
+    pub async fn run(self: Arc<Self>, watch: Option<Duration>, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let mut journal = Journal::default();
+        let mut files = Files::default();
+        let mut looks = watch.map(interval);
+        loop {
+            let pause = self.round(&mut journal, &tasks).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.work.notified() => {}
+                () = sleep(pause) => {}
+                () = tick(&mut looks) => self.look(&mut files).await,
+            }
+        }
+        self.write_down(&mut journal).await;
+    }
+
+    /// Takes the steps that are due and writes them down. Returns how long there is nothing to do.
+    async fn round(self: &Arc<Self>, journal: &mut Journal, tasks: &TaskTracker) -> Duration {
+        let now = clock::now();
+        let mut next = Vec::new();
+        for live in self.accounts.load_full().values() {
+            next.extend(live.pool.keep_up(now));
+            self.receipts(&live.pool);
+            journal.complain(&live.pool);
+            next.extend(self.probe(live, journal, tasks, now));
+        }
+        self.write_down(journal).await;
+        let until = |time: Timestamp| Duration::try_from(time.duration_since(now));
+        let pause = next.into_iter().filter_map(|time| until(time).ok()).min();
+        // Never none: a time that has come is one that was looked at a moment ago.
+        pause.map_or(LONGEST, |pause| pause.clamp(MOMENT, LONGEST))
+    }
+
+    /// One line and one event for each change.
+    fn receipts(&self, pool: &Pool) {
+        let account = pool.account();
+        for change in pool.take_changes() {
+            log(account, &change);
+            self.observers
+                .metrics
+                .credential_changed(account, change.to);
+            self.observers.record(Deed::CredentialChanged {
+                account: account.as_str(),
+                credential: change.id.as_str(),
+                generation: change.generation,
+                from: change.from.map(State::as_str),
+                to: change.to.as_str(),
+                reason: change.reason.as_str(),
+            });
+        }
+    }
+
+    /// Probes what waits for it, each value no sooner than `retry_after` after the last time. Returns
+    /// when the next is due.
+    fn probe(
+        self: &Arc<Self>,
+        live: &Live,
+        journal: &mut Journal,
+        tasks: &TaskTracker,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let email = live.settings.probe.as_ref()?;
+        let mut next = None;
+        for (id, generation) in live.pool.probing() {
+            let key = ((live.settings.id.clone(), id.clone()), generation);
+            let rest = live.settings.pace.retry_after;
+            let due = journal
+                .probed
+                .get(&key)
+                .and_then(|last| last.checked_add(rest).ok());
+            if let Some(due) = due.filter(|due| now < *due) {
+                next = Some(next.map_or(due, |next: Timestamp| next.min(due)));
+                continue;
+            }
+            let Some(lease) = live.pool.lease_to_probe(&id, generation) else {
+                continue;
+            };
+            journal.probed.insert(key, now);
+            let (rotator, email) = (Arc::clone(self), email.clone());
+            drop(tasks.spawn(async move { rotator.send_probe(lease, &email).await }));
+        }
+        next
+    }
+
+    async fn send_probe(&self, lease: Lease, email: &Redacted<String>) {
+        let upstream = self.upstream.load_full();
+        let probed = ask(&upstream, lease.credential(), email).await;
+        let said = match probed {
+            Probed::Accepted => Some(Login::Accepted),
+            Probed::Refused => Some(Login::Refused),
+            Probed::Nothing(reason) => {
+                tracing::warn!(
+                    credential.id = %lease.id(), reason,
+                    "a probe says nothing of the credential; it is repeated"
+                );
+                None
+            }
+        };
+        lease.end(said, clock::now());
+        self.work.notify_one();
+    }
+
+    /// What the store knows of a value, where the pool does not know it yet.
+    async fn recall(
+        &self,
+        pool: &Pool,
+        id: &CredentialId,
+        credential: Arc<Credential>,
+    ) -> Result<Offer, StoreError> {
+        let facts = if pool.holds(id, &credential) {
+            None
+        } else {
+            let key = credential.identity(&self.observers.pseudonyms, pool.account(), id);
+            let stored = self.store.get(Table::Credentials, &key).await?;
+            // What cannot be understood says nothing; it is written anew.
+            stored.and_then(|note| Note::decode(&note))
+        };
+        Ok(Offer { credential, facts })
+    }
+
+    /// Forgets what the store says of values that are not there any more.
+    async fn tidy(&self) -> Result<(), StoreError> {
+        let accounts = self.accounts.load_full();
+        let known: HashSet<Pseudonym> = accounts
+            .values()
+            .flat_map(|live| live.pool.facts())
+            .map(|known| self.identity(&known))
+            .collect();
+        let stored = self.store.scan(Table::Credentials).await?;
+        let gone = stored.into_iter().map(|(key, _)| key);
+        let gone: Vec<Pseudonym> = gone.filter(|key| !known.contains(key)).collect();
+        let remove = |_: usize, _: Option<&[u8]>| store::Change::Remove;
+        if !gone.is_empty() {
+            self.store.update(Table::Credentials, gone, remove).await?;
+        }
+        Ok(())
+    }
+
+    fn identity(&self, known: &Known) -> Pseudonym {
+        let key = &self.observers.pseudonyms;
+        known.credential.identity(key, &known.account, &known.id)
+    }
+
+    /// Brings the store in step with the pools. Where it fails, it is done again with the next change:
+    /// all that is lost by a crash until then is what DCAMS will say again.
+    async fn write_down(&self, journal: &mut Journal) {
+        let accounts = self.accounts.load_full();
+        let known = accounts.values().flat_map(|live| live.pool.facts());
+        let mut left = std::mem::take(&mut journal.stored);
+        let (mut keys, mut changes) = (Vec::new(), Vec::new());
+        for known in known {
+            let note = Note::of(&known.facts);
+            let stored = left.remove(&known.name());
+            let key = match &stored {
+                Some((key, _)) => *key,
+                None => self.identity(&known),
+            };
+            if !stored.is_some_and(|(_, stored)| stored.is_as_good_as(&note)) {
+                keys.push(key);
+                changes.push(store::Change::Put(note.encode()));
+            }
+            journal.stored.insert(known.name(), (key, note));
+        }
+        for (key, _) in left.into_values() {
+            // A value that went and came back has the same key under another name.
+            if !journal.stored.values().any(|(kept, _)| *kept == key) {
+                keys.push(key);
+                changes.push(store::Change::Remove);
+            }
+        }
+        if keys.is_empty() {
+            return;
+        }
+        let change = move |index: usize, _: Option<&[u8]>| {
+            changes.get(index).cloned().unwrap_or(store::Change::Keep)
+        };
+        if let Err(error) = self.store.update(Table::Credentials, keys, change).await {
+            journal.stored.clear();
+            tracing::warn!(%error, "what is known of credentials was not written down");
+        }
+    }
+
+    /// Reads the sources again whose files have changed, or could not be read the last time.
+    async fn look(&self, files: &mut Files) {
+        let accounts = self.accounts.load_full();
+        let sources = accounts.values().flat_map(|live| {
+            let own = live.settings.credentials.iter();
+            own.map(|c| ((live.settings.id.clone(), c.id.clone()), c.source.clone()))
+        });
+        let sources: Vec<(Name, Source)> = sources.collect();
+        let looked = spawn_blocking(move || {
+            let look = |(name, source): (Name, Source)| {
+                let files = source.files();
+                (!files.is_empty()).then(|| (name, Look::at(&files), source))
+            };
+            sources.into_iter().filter_map(look).collect::<Vec<_>>()
+        });
+        let Ok(looked) = looked.await else { return };
+        let mut watched = std::mem::take(&mut files.0);
+        for (name, look, source) in looked {
+            let known = watched.remove(&name);
+            // One that is new was read before it was looked at for the first time.
+            let fresh = known.is_none();
+            let mut settled = known.unwrap_or_else(|| Settled::new(look.clone()));
+            let moved = settled.observe(look);
+            if moved || fresh || self.troubles().contains_key(&name) {
+                self.read_again(&name, source).await;
+            }
+            files.0.insert(name, settled);
+        }
+    }
+
+    async fn read_again(&self, name: &Name, source: Source) {
+        let read = spawn_blocking(move || source.read_local()).await;
+        let Ok(read) = read else { return };
+        let read = read.map_err(|error| error.reason());
+        let taken = match read {
+            Ok(credential) => self.take(name, credential).await,
+            Err(reason) => Err(reason),
+        };
+        match taken {
+            Ok(()) => self.relieve(name),
+            Err(reason) => self.trouble(name, reason),
+        }
+    }
+
+    /// Hands a value to its pool.
+    async fn take(
+        &self,
+        (account, id): &Name,
+        credential: Arc<Credential>,
+    ) -> Result<(), &'static str> {
+        let accounts = self.accounts.load_full();
+        let mut others = accounts.values().filter(|l| l.settings.id != *account);
+        // Their tenants would reach each other's customers.
+        if others.any(|other| other.pool.has_user_of(&credential)) {
+            return Err("user_of_another_account");
+        }
+        let Some(live) = accounts.get(account) else {
+            return Ok(());
+        };
+        if live.pool.holds(id, &credential) {
+            return Ok(());
+        }
+        let offer = self.recall(&live.pool, id, credential).await;
+        let offer = offer.map_err(|_| "state_unavailable")?;
+        live.pool.offer(id, &offer, clock::now());
+        Ok(())
+    }
+
+    fn trouble(&self, name: &Name, reason: &'static str) {
+        if self.troubles().insert(name.clone(), reason) == Some(reason) {
+            return;
+        }
+        let (account, id) = name;
+        self.observers.metrics.credential_unread(account, id);
+        tracing::warn!(
+            account.id = %account, credential.id = %id, reason,
+            "the credential's source cannot be read; its last good value is kept"
+        );
+    }
+
+    fn relieve(&self, name: &Name) {
+        if self.troubles().remove(name).is_some() {
+            tracing::info!(
+                account.id = %name.0, credential.id = %name.1,
+                "the credential's source can be read again"
+            );
+        }
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, HashMap<Name, &'static str>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks DCAMS a harmless question with this credential: the status of that customer, who need not
+/// exist.
+pub async fn ask(
+    upstream: &UpstreamClient,
+    credential: &Credential,
+    email: &Redacted<String>,
+) -> Probed {
+    let question = seal_probe(email.reveal());
+    let reply = match upstream.send(&question, credential).await {
+        Ok(reply) => reply,
+        Err(error) => return Probed::Nothing(SendError::reason(error)),
+    };
+    let (operation, disclosure) = (Operation::GetStatus, Disclosure::Minimal);
+    let judged = interpret(&reply, operation, disclosure, credential.echo());
+    match (said_of_login(judged.as_ref()), judged) {
+        (Some(Login::Accepted), _) => Probed::Accepted,
+        (Some(Login::Refused), _) => Probed::Refused,
+        (None, Err(refusal)) => Probed::Nothing(refusal.reason()),
+        (None, Ok(_)) => Probed::Nothing("nothing"),
+    }
+}
+
+async fn tick(looks: &mut Option<Interval>) {
+    match looks {
+        Some(looks) => {
+            looks.tick().await;
+        }
+        None => pending().await,
+    }
+}
+
+fn log(account: &AccountId, change: &Change) {
+    let from = change.from.map(State::as_str);
+    let (to, reason) = (change.to.as_str(), change.reason.as_str());
+    if change.to == State::Rejected {
+        tracing::error!(
+            account.id = %account, credential.id = %change.id, change.generation, from, to, reason,
+            "DCAMS refuses the credential: check user and pass with the vendor (docs/OPERATIONS.md)"
+        );
+        return;
+    }
+    tracing::info!(
+        account.id = %account, credential.id = %change.id, change.generation, from, to, reason,
+        "a credential changes its state"
+    );
+}
+
+/// The files of each credential, as they were looked at last.
+#[derive(Default)]
+struct Files(HashMap<Name, Settled>);
+
+/// What the one task that runs the rotations remembers.
+#[derive(Default)]
+struct Journal {
+    /// What the store holds, by name and generation.
+    stored: HashMap<(Name, u64), (Pseudonym, Note)>,
+    /// When values were probed last.
+    probed: HashMap<(Name, u64), Timestamp>,
+    /// The accounts that cannot be used, of which somebody was told.
+    unusable: HashSet<AccountId>,
+}
+
+impl Journal {
+    /// Tells a person when an account has no credential left, once.
+    fn complain(&mut self, pool: &Pool) {
+        let account = pool.account();
+        if pool.is_usable() {
+            if self.unusable.remove(account) {
+                tracing::info!(account.id = %account, "the account can be used again");
+            }
+        } else if self.unusable.insert(account.clone()) {
+            tracing::error!(
+                account.id = %account,
+                "no credential of the account may be used: its requests are answered 502 \
+                 upstream_credentials_rejected (docs/OPERATIONS.md)"
+            );
+        }
+    }
+}
+
+impl Note {
+    fn of(facts: &Facts) -> Self {
+        Self {
+            state: facts.state.as_str().to_owned(),
+            since: facts.since,
+            accepted: facts.accepted,
+            refused: facts.refused,
+            refusals: facts.refusals,
+        }
+    }
+
+    /// Whether they differ in nothing but when the value was last accepted, which it is all the time.
+    fn is_as_good_as(&self, newer: &Self) -> bool {
+        let proven = |note: &Self| note.accepted > note.refused;
+        let since = Self {
+            accepted: newer.accepted,
+            ..self.clone()
+        };
+        since == *newer && proven(self) == proven(newer)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        // Words, numbers and times: there is nothing to fail on.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn decode(text: &[u8]) -> Option<Facts> {
+        let note: Self = serde_json::from_slice(text).ok()?;
+        Some(Facts {
+            state: State::from_word(&note.state)?,
+            since: note.since,
+            accepted: note.accepted,
+            refused: note.refused,
+            refusals: note.refusals,
+        })
+    }
+}
+
+/// What the store holds of a value. None of it is the value, nor made of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    state: String,
+    since: Timestamp,
+    accepted: Option<Timestamp>,
+    refused: Option<Timestamp>,
+    refusals: u32,
+}
+
+/// The longest sleep: a clock that was set is noticed then. And the shortest.
+const LONGEST: Duration = Duration::from_mins(1);
+const MOMENT: Duration = Duration::from_millis(10);
