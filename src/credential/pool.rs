@@ -535,7 +535,8 @@ impl Book {
         Routes {
             active: of(State::Active),
             canary: of(State::Canary),
-            percent: u64::from(pace.canary_percent),
+            // One that is a canary with none wanted was refused before: one request sees to it.
+            percent: u64::from(pace.canary_percent).max(1),
         }
     }
 
@@ -776,3 +777,6 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -334,11 +334,9 @@ impl Plan<'_> {
         })
     }
 
-    /// Somebody has to do the work: best one that DCAMS has accepted before, else whoever may.
+    /// Somebody has to do the work: best one that DCAMS has accepted before, then one that it has not
+    /// refused, then whoever may.
     fn elect(&self) -> Option<Step> {
-        if self.active().is_some() {
-            return None;
-        }
         let usable = |c: &Candidate| match c.state {
             State::Canary | State::Pending => c.is_valid(self.now),
             // One that was refused is not asked to work before its probe has passed.
@@ -346,7 +344,13 @@ impl Plan<'_> {
             State::Active | State::Draining | State::Rejected | State::Retired => false,
         };
         let proven = |c: &Candidate| c.proven && usable(c);
-        let chosen = self.position(proven).or_else(|| self.position(usable));
+        let fresh = |c: &Candidate| !c.is_on_trial() && usable(c);
+        let good = self.position(proven).or_else(|| self.position(fresh));
+        if let Some(active) = self.active() {
+            let doubtful = self.candidates.get(active)?.is_on_trial() && good.is_some();
+            return doubtful.then_some(step(active, State::Pending, Reason::Outranked));
+        }
+        let chosen = good.or_else(|| self.position(usable));
         let again = |c: &Candidate| self.may_return(c) && self.has_another_chance(c);
         if let Some(index) = chosen.or_else(|| self.position(again)) {
             return Some(step(index, State::Active, Reason::TakesOver));
@@ -388,11 +392,13 @@ impl Plan<'_> {
     fn prefer(&self) -> Option<Step> {
         let index = self.best_before(self.active()?)?;
         let c = self.candidates.get(index)?;
-        let canary = self.pace.canary_percent > 0;
+        // One that was refused is never let loose on all requests while another one works.
+        let canary = self.pace.canary_percent > 0 || c.is_on_trial();
         let (to, reason) = match c.state {
             State::Canary => {
                 let seen = self.now >= later(c.since, self.pace.canary_time);
-                let passed = seen && c.said == Some(Login::Accepted);
+                let passed =
+                    (seen || self.pace.canary_percent == 0) && c.said == Some(Login::Accepted);
                 return passed.then_some(step(index, State::Active, Reason::CanaryPassed));
             }
             State::Pending if self.pace.probes && !c.proven => {
@@ -457,3 +463,6 @@ const fn step(index: usize, to: State, reason: Reason) -> Step {
 fn later(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_add(by).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+use futures_util::{FutureExt, future::join_all};
+
+use super::*;
+
+const PACE: Pace = Pace {
+    canary_percent: 5,
+    canary_time: Duration::from_mins(5),
+    retry_after: Duration::from_mins(1),
+    retry_max: Duration::from_mins(15),
+    probes: false,
+};
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn id(name: &str) -> CredentialId {
+    name.try_into().unwrap()
+}
+
+fn offer(value: &str, facts: Option<Facts>) -> Offer {
+    Offer {
+        credential: Credential::new("user".into(), value.into()).unwrap(),
+        facts,
+    }
+}
+
+fn slot(name: &str, offer: Option<Offer>) -> Slot {
+    Slot {
+        id: id(name),
+        validity: Validity::default(),
+        offer,
+    }
+}
+
+/// A pool of these credentials, each with its name as its password.
+fn pool(names: &[&str]) -> Arc<Pool> {
+    let pool = Pool::new("main".try_into().unwrap(), Arc::default());
+    configure(&pool, names, 0);
+    pool
+}
+
+fn pool_of_old() -> Arc<Pool> {
+    pool(&["old"])
+}
+
+fn configure(pool: &Pool, names: &[&str], seconds: i64) {
+    let slots = names.iter().map(|name| slot(name, Some(offer(name, None))));
+    pool.configure(PACE, slots.collect(), at(seconds));
+}
+
+fn states(pool: &Pool) -> Vec<(String, &'static str)> {
+    let standings = pool.standings().into_iter();
+    standings
+        .map(|s| (s.id.to_string(), s.state.as_str()))
+        .collect()
+}
+
+fn is(pool: &Pool, expected: &[(&str, &'static str)]) {
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(n, s)| ((*n).to_owned(), *s))
+        .collect();
+    assert_eq!(states(pool), expected);
+}
+
+async fn lease(pool: &Arc<Pool>) -> Lease {
+    pool.lease(PATIENCE).await.unwrap()
+}
+
+async fn accept(pool: &Arc<Pool>, seconds: i64) -> String {
+    let lease = lease(pool).await;
+    let name = lease.id().to_string();
+    lease.end(Some(Login::Accepted), at(seconds));
+    name
+}
+
+#[tokio::test]
+async fn a_value_that_nobody_knows_is_tried_by_one_request_and_then_used_by_all() {
+    let pool = pool(&["a"]);
+    let first = lease(&pool).await;
+    let mut waiting = Box::pin(pool.lease(PATIENCE));
+    assert!((&mut waiting).now_or_never().is_none(), "it is being tried");
+    // Nothing was said: the next one tries.
+    drop(first);
+    let second = waiting.await.unwrap();
+    let others = (0..1_000).map(|_| pool.lease(PATIENCE));
+    let others = join_all(others);
+    tokio::pin!(others);
+    assert!(others.as_mut().now_or_never().is_none());
+    second.end(Some(Login::Accepted), at(1));
+    let all = others.await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(pool.standings()[0].in_flight, 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_trial_longer_than_they_want_to() {
+    let pool = pool(&["a"]);
+    let _trial = lease(&pool).await;
+    let begun = tokio::time::Instant::now();
+    let error = pool.lease(Duration::from_secs(3)).await.err();
+    assert_eq!(error, Some(LeaseError::OnTrial));
+    assert_eq!(begun.elapsed(), Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_thousand_requests_that_meet_a_dead_password_try_the_next_one_one_at_a_time() {
+    let pool = pool(&["one", "two", "three"]);
+    accept(&pool, 0).await;
+    let under_way = join_all((0..1_000).map(|_| lease(&pool))).await;
+    let mut leases = under_way.into_iter();
+    leases.next().unwrap().end(Some(Login::Refused), at(1));
+    is(
+        &pool,
+        &[("one", "rejected"), ("two", "active"), ("three", "pending")],
+    );
+    // All others come back with a refusal too; it is one refusal.
+    let rest = pool.standings()[0].retry_at;
+    for lease in leases {
+        lease.end(Some(Login::Refused), at(2));
+    }
+    assert_eq!(pool.standings()[0].retry_at, rest);
+    // They want to try again. One does.
+    let trial = lease(&pool).await;
+    let mut others = Box::pin(join_all((0..999).map(|_| lease(&pool))));
+    assert!((&mut others).now_or_never().is_none());
+    trial.end(Some(Login::Refused), at(3));
+    assert!((&mut others).now_or_never().is_none());
+    is(
+        &pool,
+        &[
+            ("one", "rejected"),
+            ("two", "rejected"),
+            ("three", "active"),
+        ],
+    );
+    // Of those who waited one has it now, and the others wait for that one.
+    assert_eq!(pool.standings()[2].in_flight, 1);
+}
+
+#[tokio::test]
+async fn with_none_left_nobody_waits() {
+    let pool = pool(&["a"]);
+    accept(&pool, 0).await;
+    let (first, late) = (lease(&pool).await, lease(&pool).await);
+    first.end(Some(Login::Refused), at(1));
+    let leased = pool.lease(PATIENCE).now_or_never();
+    assert_eq!(leased.unwrap().err(), Some(LeaseError::NoneUsable));
+    assert!(!pool.is_usable());
+    // An answer to a question from before the refusal changes nothing.
+    late.end(Some(Login::Accepted), at(2));
+    is(&pool, &[("a", "rejected")]);
+    assert_eq!(pool.keep_up(at(60)), Some(at(61)));
+    is(&pool, &[("a", "rejected")]);
+    pool.keep_up(at(61));
+    is(&pool, &[("a", "active")]);
+    assert_eq!(accept(&pool, 61).await, "a");
+}
+
+#[tokio::test]
+async fn a_canary_gets_its_share_and_the_first_request() {
+    let pool = pool_of_old();
+    accept(&pool, 0).await;
+    configure(&pool, &["new", "old"], 1);
+    is(&pool, &[("new", "canary"), ("old", "active")]);
+    assert_eq!(accept(&pool, 2).await, "new");
+    let mut shares = Vec::new();
+    for _ in 0..3 {
+        let mut share = 0;
+        for _ in 0..100 {
+            share += usize::from(accept(&pool, 2).await == "new");
+        }
+        shares.push(share);
+    }
+    assert_eq!(shares, [5, 5, 5]);
+    // While it is being tried, the others use the one that works.
+    let pool = pool_of_old();
+    accept(&pool, 0).await;
+    configure(&pool, &["new", "old"], 1);
+    let trial = lease(&pool).await;
+    for _ in 0..100 {
+        assert_eq!(accept(&pool, 2).await, "old");
+    }
+    trial.end(Some(Login::Refused), at(3));
+    is(&pool, &[("new", "rejected"), ("old", "active")]);
+}
+
+#[tokio::test]
+async fn a_new_value_of_a_credential_takes_over_and_the_old_one_is_dropped_with_its_last_lease() {
+    let pool = pool(&["a"]);
+    accept(&pool, 0).await;
+    let old = Arc::downgrade(&lease(&pool).await.value.credential);
+    let long = lease(&pool).await;
+    assert!(pool.holds(&id("a"), long.credential()));
+    pool.offer(&id("a"), &offer("new", None), at(1));
+    // The same again is no other.
+    pool.offer(&id("a"), &offer("new", None), at(1));
+    is(&pool, &[("a", "canary"), ("a", "active")]);
+    accept(&pool, 2).await;
+    pool.keep_up(at(301));
+    is(&pool, &[("a", "active"), ("a", "draining")]);
+    assert!(old.upgrade().is_some());
+    long.end(Some(Login::Accepted), at(302));
+    pool.keep_up(at(302));
+    is(&pool, &[("a", "active"), ("a", "retired")]);
+    assert!(old.upgrade().is_none(), "the value is gone");
+    let generations: Vec<u64> = pool.standings().iter().map(|s| s.generation).collect();
+    assert_eq!(generations, [2, 1]);
+}
+
+#[tokio::test]
+async fn an_account_that_is_dismissed_keeps_nothing() {
+    let pool = pool(&["a", "b"]);
+    accept(&pool, 0).await;
+    let held = lease(&pool).await;
+    pool.dismiss(at(1));
+    is(&pool, &[("a", "draining"), ("b", "retired")]);
+    drop(held);
+    pool.keep_up(at(2));
+    is(&pool, &[("a", "retired"), ("b", "retired")]);
+    assert!(pool.facts().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_known_before_a_restart_is_known_again() {
+    let of = |state, accepted, refused, refusals| {
+        Some(Facts {
+            state,
+            since: at(0),
+            accepted,
+            refused,
+            refusals,
+        })
+    };
+    let pool = Pool::new("main".try_into().unwrap(), Arc::default());
+    let slots = vec![
+        slot(
+            "dead",
+            Some(offer("1", of(State::Rejected, None, Some(at(90)), 3))),
+        ),
+        slot(
+            "new",
+            Some(offer("2", of(State::Canary, Some(at(10)), None, 0))),
+        ),
+        slot(
+            "old",
+            Some(offer("3", of(State::Active, Some(at(99)), Some(at(5)), 0))),
+        ),
+    ];
+    pool.configure(PACE, slots, at(100));
+    is(
+        &pool,
+        &[("dead", "rejected"), ("new", "canary"), ("old", "active")],
+    );
+    assert_eq!(pool.standings()[0].retry_at, Some(at(90 + 240)));
+    // Both are known to work: nobody waits for a trial.
+    let held = join_all((0..100).map(|_| lease(&pool))).await;
+    let canaries = held.iter().filter(|lease| *lease.id() == id("new")).count();
+    assert_eq!(canaries, 5);
+    pool.keep_up(at(300));
+    is(
+        &pool,
+        &[("dead", "rejected"), ("new", "active"), ("old", "pending")],
+    );
+}
+
+#[tokio::test]
+async fn every_change_is_told_once_with_its_reason() {
+    let pool = pool(&["a"]);
+    accept(&pool, 0).await;
+    lease(&pool).await.end(Some(Login::Refused), at(1));
+    let told: Vec<_> = pool
+        .take_changes()
+        .iter()
+        .map(|c| (c.from.map(State::as_str), c.to.as_str(), c.reason.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (None, "pending", "loaded"),
+            (Some("pending"), "active", "takes_over"),
+            (Some("active"), "rejected", "refused_by_upstream"),
+        ]
+    );
+    assert!(pool.take_changes().is_empty());
+}
+
+#[test]
+fn a_pool_prints_no_value() {
+    let pool = pool(&["canary-pass"]);
+    let shown = format!("{pool:?} {:?}", pool.take_changes());
+    assert!(!shown.contains("user"), "{shown}");
+}
