@@ -204,27 +204,19 @@ fn describe(keys: &RemoteKeys) -> String {
 /// What of an account's credentials needs a person; nothing where all is well.
 fn describe_account(account: &AccountStanding) -> String {
     let id = &account.id;
-    let mut lines = String::new();
-    if !account.usable {
-        lines +=
-            &format!("account {id}: no credential may be used, its requests are answered 502\n");
-    }
-    for credential in account
-        .credentials
-        .iter()
-        .filter(|c| c.state == State::Rejected)
-    {
-        lines += &format!(
-            "account {id}: DCAMS refuses the credential {}\n",
-            credential.id
-        );
-    }
-    for (credential, why) in &account.troubles {
-        lines += &format!(
-            "account {id}: the source of {credential} cannot be read ({why}), its last value is kept\n"
-        );
-    }
-    lines
+    let unusable = (!account.usable)
+        .then(|| "no credential may be used, its requests are answered 502".to_owned());
+    let rejected = account.credentials.iter();
+    let rejected = rejected
+        .filter(|credential| credential.state == State::Rejected)
+        .map(|credential| format!("DCAMS refuses the credential {}", credential.id));
+    let unread = account.troubles.iter().map(|(credential, why)| {
+        format!("the source of {credential} cannot be read ({why}), its last value is kept")
+    });
+    let lines = unusable.into_iter().chain(rejected).chain(unread);
+    lines.fold(String::new(), |page, line| {
+        page + "account " + id.as_str() + ": " + &line + "\n"
+    })
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

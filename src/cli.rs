@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit code 0: fine; 1: the work
 //! failed, and the last line says what to do next; 2: wrong usage.
 
+mod credentials;
 mod customers;
 pub mod demo;
 mod reach;
@@ -53,6 +54,8 @@ pub struct Cli {
 enum Command {
     /// Check a configuration, and print each mistake with file, key and mend
     Check(ConfigArgs),
+    /// Show how the credentials towards DCAMS stand, test them, or have one tried again
+    Credentials(credentials::CredentialsArgs),
     /// Write down customers from before the gateway, take them out, or ask whose one is
     Customers(customers::CustomersArgs),
     /// Run gateway and simulator on loopback, with nothing to prepare
@@ -154,6 +157,14 @@ pub enum CommandError {
     /// The demo's tour saw an answer that was not as expected.
     #[error("{0}")]
     Tour(String),
+    /// DCAMS did not accept every credential that was tested.
+    #[error("credentials that DCAMS did not accept: {failed} of {tested}")]
+    Untrusted {
+        /// How many.
+        failed: u64,
+        /// Of how many.
+        tested: u64,
+    },
     /// The arguments do not fit the configuration.
     #[error("{0}")]
     Usage(String),
@@ -201,6 +212,7 @@ pub fn run(cli: Cli) -> ExitCode {
 async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
     match command {
         Command::Check(args) => check(&args),
+        Command::Credentials(args) => credentials::run(args).await,
         Command::Customers(args) => customers::run(&args).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Revocations(args) => revocations::run(args).await,

@@ -227,14 +227,18 @@ impl Rotator {
     /// Takes the steps that are due and writes them down. Returns how long there is nothing to do.
     async fn round(self: &Arc<Self>, journal: &mut Journal, tasks: &TaskTracker) -> Duration {
         let now = clock::now();
+        let accounts = self.accounts.load_full();
         let mut next = Vec::new();
-        for live in self.accounts.load_full().values() {
+        for live in accounts.values() {
             next.extend(live.pool.keep_up(now));
+        }
+        // Before anybody is told: what was told is known after a crash.
+        self.write_down(journal).await;
+        for live in accounts.values() {
             self.receipts(&live.pool);
             journal.complain(&live.pool);
             next.extend(self.probe(live, journal, tasks, now));
         }
-        self.write_down(journal).await;
         let until = |time: Timestamp| Duration::try_from(time.duration_since(now));
         let pause = next.into_iter().filter_map(|time| until(time).ok()).min();
         // Never none: a time that has come is one that was looked at a moment ago.

@@ -88,6 +88,18 @@ impl Operator {
         })
     }
 
+    /// The gateway that runs on this configuration; an error where none answers.
+    pub(super) async fn reach(admin: &AdminSettings) -> Result<Self, CommandError> {
+        let operator = Self::new(admin)?;
+        if operator.answers().await {
+            return Ok(operator);
+        }
+        Err(CommandError::Operator(format!(
+            "no gateway answers at {}: start it, or set admin.listen to that of the one that runs",
+            operator.base
+        )))
+    }
+
     /// Whether a gateway is there.
     async fn answers(&self) -> bool {
         let Ok(url) = self.base.join("livez") else {

@@ -33,6 +33,7 @@ mod path;
 mod program;
 mod proxied;
 mod revocation;
+mod rotation;
 mod slow;
 mod standin;
 mod support;

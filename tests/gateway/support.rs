@@ -217,6 +217,16 @@ impl World {
         Self::before(simulator, stop_simulator, &url, toml, variables).await
     }
 
+    /// The same, with what `prepare` puts into its folder first.
+    pub async fn prepared(toml: &str, variables: &[(&str, &str)], prepare: impl Fn(&Path)) -> Self {
+        let stop = CancellationToken::new();
+        let simulator = simulator(Login::new(USER, PASS), stop.clone()).await;
+        let url = simulator.url();
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        Self::in_folder(folder, (simulator, stop), &url, toml, variables).await
+    }
+
     /// A gateway whose upstream is at `url`, whatever serves there.
     pub async fn before(
         simulator: SimulatorHandle,
@@ -225,8 +235,18 @@ impl World {
         toml: &str,
         variables: &[(&str, &str)],
     ) -> Self {
-        auth::install_crypto();
         let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(folder, (simulator, stop_simulator), url, toml, variables).await
+    }
+
+    async fn in_folder(
+        folder: TempDir,
+        (simulator, stop_simulator): (SimulatorHandle, CancellationToken),
+        url: &str,
+        toml: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        auth::install_crypto();
         write_secrets(folder.path());
         fs::write(folder.path().join("more.toml"), toml).unwrap();
         let config = load(folder.path(), url, variables);

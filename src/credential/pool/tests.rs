@@ -99,7 +99,7 @@ async fn a_value_that_nobody_knows_is_tried_by_one_request_and_then_used_by_all(
 async fn nobody_waits_for_a_trial_longer_than_they_want_to() {
     let pool = pool(&["a"]);
     let _trial = lease(&pool).await;
-    let begun = tokio::time::Instant::now();
+    let begun = crate::clock::instant();
     let error = pool.lease(Duration::from_secs(3)).await.err();
     assert_eq!(error, Some(LeaseError::OnTrial));
     assert_eq!(begun.elapsed(), Duration::from_secs(3));

@@ -1,0 +1,243 @@
+//! `credentials list|retry|test`: how the credentials towards DCAMS stand, and whether it accepts them.
+//!
+//! Invariant: no value is printed, nor its length, nor anything made of it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{CommandError, reach::Operator, say};
+use crate::{
+    config::Config,
+    credential::{Account, CredentialSettings},
+    ident::{AccountId, CredentialId},
+    payload::email::is_mailbox,
+    redact::Redacted,
+    rotator::{Probed, ask},
+    upstream::client::UpstreamClient,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct CredentialsArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show how the running gateway's credentials stand
+    List(List),
+    /// Have a rejected credential tried again now, after it was mended at the vendor
+    Retry(Retry),
+    /// Ask DCAMS with each configured credential whether it accepts it; needs no gateway
+    Test(Test),
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// A TOML file, or a folder of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// Print the gateway's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Retry {
+    /// A TOML file, or a folder of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// The account's id
+    #[arg(long, value_name = "ID")]
+    account: String,
+    /// The credential's id
+    #[arg(long, value_name = "ID")]
+    credential: String,
+}
+
+#[derive(Debug, Args)]
+struct Test {
+    /// A TOML file, or a folder of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// Of this account alone
+    #[arg(long, value_name = "ID")]
+    account: Option<String>,
+    /// This credential alone
+    #[arg(long, value_name = "ID")]
+    credential: Option<String>,
+    /// Whose status to ask for, where the account has no [accounts.probe]; nobody needs to have it
+    #[arg(long, value_name = "EMAIL")]
+    email: Option<String>,
+}
+
+pub(super) async fn run(args: CredentialsArgs) -> Result<(), CommandError> {
+    match args.action {
+        Action::List(args) => list(&args).await,
+        Action::Retry(args) => retry(&args).await,
+        Action::Test(args) => test(&args).await,
+    }
+}
+
+async fn list(args: &List) -> Result<(), CommandError> {
+    let config = Config::load_with_env(&args.config)?;
+    let operator = Operator::reach(&config.admin).await?;
+    let answer = operator.ask(Method::GET, "api/credentials", None).await?;
+    if args.json {
+        return say(&answer.to_string());
+    }
+    for line in table(&answer) {
+        say(&line)?;
+    }
+    Ok(())
+}
+
+async fn retry(args: &Retry) -> Result<(), CommandError> {
+    let unusable = |_| CommandError::Usage("an id is 1 to 64 of A-Z a-z 0-9 . _ -".to_owned());
+    let account = AccountId::try_from(args.account.as_str()).map_err(unusable)?;
+    let credential = CredentialId::try_from(args.credential.as_str()).map_err(unusable)?;
+    let config = Config::load_with_env(&args.config)?;
+    let operator = Operator::reach(&config.admin).await?;
+    let named = json!({ "account": account, "credential": credential });
+    let answer = operator
+        .ask(Method::POST, "api/credentials/retry", Some(&named))
+        .await?;
+    say(&answer.to_string())
+}
+
+async fn test(args: &Test) -> Result<(), CommandError> {
+    let config = Config::load_with_env(&args.config)?;
+    let upstream = UpstreamClient::new(&config.upstream);
+    let upstream = upstream.map_err(|error| CommandError::Start(error.into()))?;
+    let given = args.email.as_deref();
+    if given.is_some_and(|email| !is_mailbox(email)) {
+        return Err(CommandError::Usage(
+            "--email is no email address".to_owned(),
+        ));
+    }
+    let meant = |wanted: &Option<String>, id: &str| wanted.as_deref().is_none_or(|w| w == id);
+    let (mut tested, mut failed) = (0_u64, 0_u64);
+    for account in &config.accounts {
+        if !meant(&args.account, account.id.as_str()) {
+            continue;
+        }
+        let email = probe_of(account, given)?;
+        for credential in &account.credentials {
+            if !meant(&args.credential, credential.id.as_str()) {
+                continue;
+            }
+            tested += 1;
+            let (good, said) = judge(&upstream, credential, &email).await;
+            failed += u64::from(!good);
+            say(&format!("{} {}: {said}", account.id, credential.id))?;
+        }
+    }
+    if tested == 0 {
+        let what = "no configured credential has this --account and --credential";
+        return Err(CommandError::Usage(what.to_owned()));
+    }
+    if failed > 0 {
+        return Err(CommandError::Untrusted { failed, tested });
+    }
+    Ok(())
+}
+
+fn probe_of(account: &Account, given: Option<&str>) -> Result<Redacted<String>, CommandError> {
+    let given = given.map(|email| Redacted::new(email.to_owned()));
+    given.or_else(|| account.probe.clone()).ok_or_else(|| {
+        CommandError::Usage(format!(
+            "account {} has no [accounts.probe]: add one, or pass --email ADDRESS",
+            account.id
+        ))
+    })
+}
+
+async fn judge(
+    upstream: &UpstreamClient,
+    credential: &CredentialSettings,
+    email: &Redacted<String>,
+) -> (bool, String) {
+    let Some(value) = &credential.value else {
+        return (false, "its source cannot be read".to_owned());
+    };
+    match ask(upstream, value, email).await {
+        Probed::Accepted => (true, "accepted by DCAMS".to_owned()),
+        Probed::Refused => (
+            false,
+            "REFUSED by DCAMS: compare user and pass with what the vendor gave you".to_owned(),
+        ),
+        Probed::Nothing(reason) => (
+            false,
+            format!("no answer that says anything of it ({reason}): try again"),
+        ),
+    }
+}
+
+/// A line for each credential, in columns.
+fn table(answer: &Value) -> Vec<String> {
+    let head = [
+        "ACCOUNT",
+        "CREDENTIAL",
+        "VALUE",
+        "STATE",
+        "SINCE",
+        "LAST USED",
+        "LAST REFUSED",
+        "IN FLIGHT",
+        "NOTE",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(_) | Value::Bool(_) | Value::Null | Value::Object(_) => "-".to_owned(),
+    };
+    let items = |value: &Value, name: &str| {
+        let list = value.get(name).and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    for account in items(answer, "accounts") {
+        for credential in items(&account, "credentials") {
+            let of = |name: &str| credential.get(name).map_or_else(|| "-".to_owned(), text);
+            let second = |name: &str| of(name).split('.').next().unwrap_or_default().to_owned();
+            let mut notes = Vec::new();
+            if of("retry_at") != "-" {
+                notes.push(format!("tried again at {}", second("retry_at")));
+            }
+            if of("source_failure") != "-" {
+                notes.push(format!("source: {}", of("source_failure")));
+            }
+            rows.push([
+                account.get("id").map_or_else(String::new, text),
+                of("id"),
+                of("generation"),
+                of("state"),
+                second("since"),
+                second("last_used"),
+                second("last_refused"),
+                of("in_flight"),
+                notes.join(", "),
+            ]);
+        }
+    }
+    align(&rows)
+}
+
+fn align<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(String::len).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,751 @@
+//! Rotations of the credentials towards DCAMS, over real sockets: no request fails in one, whatever the
+//! vendor does in between.
+//!
+//! Seconds of load here; `scripts/campaign rotation` runs them for `ROTATION_SECONDS`.
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, symlink},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use dcams_gateway::{
+    auth::install_crypto,
+    operation::Operation::GetStatus,
+    simulator::{Login, SimulatorHandle, record::Credentials},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    program::Served,
+    support::{Answer, Lines, World, answer, client, load, lookup, mint, simulator, write_secrets},
+};
+
+const MAIN_USER: &str = "main-api-user@veratad.example";
+/// What an operator puts into files, and what the vendor accepts.
+const OLD: &str = "old-Pa\"ss-1";
+const NEW: &str = "new-Pa\\ss-2";
+
+fn login(pass: &str) -> Login {
+    Login::new(MAIN_USER, pass)
+}
+
+/// An account with these credentials, in this order, each of the file of its name; and its tenant.
+pub fn account(credentials: &[&str], more: &str) -> String {
+    let credentials = credentials.iter().map(|id| {
+        format!(
+            "{{ id = \"{id}\", user = {{ file = \"main-user\" }}, pass = {{ file = \"{id}\" }} }}"
+        )
+    });
+    let credentials: Vec<String> = credentials.collect();
+    format!(
+        "[[accounts]]\nid = \"main\"\ncredentials = [{}]\n{more}\n\
+         [[issuers]]\nid = \"main-idp\"\nissuer = \"https://idp.main.example/\"\n\
+         audiences = [\"dcams-gateway\"]\nalgorithms = [\"HS256\"]\nsecret = {{ file = \"issuer.key\" }}\n\
+         tenants = [\"main\"]\n[[tenants]]\nid = \"main\"\naccount = \"main\"\n\
+         services = [\"getStatus\", \"createOrUpdateCustomer\"]\n",
+        credentials.join(", ")
+    )
+}
+
+pub fn write_passes(folder: &Path) {
+    for (name, content) in [("main-user", MAIN_USER), ("old", OLD), ("new", NEW)] {
+        fs::write(folder.join(name), content).unwrap();
+    }
+}
+
+/// A gateway whose second account is rotated, and the token of its tenant.
+struct Scene {
+    world: Arc<World>,
+    token: String,
+}
+
+impl Scene {
+    async fn start(credentials: &[&str], more: &str) -> Self {
+        Self::accepting(&[OLD], credentials, more).await
+    }
+
+    async fn accepting(accepted: &[&str], credentials: &[&str], more: &str) -> Self {
+        let world = World::prepared(&account(credentials, more), &[], write_passes).await;
+        let config = load(world.folder(), &world.simulator.url(), &[]);
+        let token = mint(&config, 1, &[GetStatus], None);
+        let scene = Self {
+            world: Arc::new(world),
+            token,
+        };
+        scene.accept(accepted);
+        scene
+    }
+
+    /// From now on the vendor accepts these passwords, and at this instant no others.
+    fn accept(&self, passes: &[&str]) {
+        let passes = passes.iter().map(|pass| login(pass));
+        self.world.simulator.set_credentials(passes.collect());
+    }
+
+    async fn ask(&self) -> Answer {
+        self.world.post(&self.token, &lookup(GetStatus)).await
+    }
+
+    /// How the credentials of the account stand: id, value, state.
+    async fn standing(&self) -> Vec<(String, u64, String)> {
+        let list = self.world.operator("/api/credentials").await.json();
+        let accounts = list["accounts"].as_array().unwrap();
+        let main = accounts.iter().find(|a| a["id"] == "main").unwrap();
+        let credentials = main["credentials"].as_array().unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let one = |c: &Value| {
+            (
+                text(&c["id"]),
+                c["generation"].as_u64().unwrap(),
+                text(&c["state"]),
+            )
+        };
+        credentials.iter().map(one).collect()
+    }
+
+    async fn states(&self) -> Vec<String> {
+        let standing = self.standing().await;
+        standing
+            .into_iter()
+            .map(|(id, _, state)| format!("{id} {state}"))
+            .collect()
+    }
+
+    /// The receipts of the account, once one of them is this: id, state, reason.
+    async fn receipt(&self, id: &str, to: &str, reason: &str) -> Vec<Value> {
+        let is = |act: &Value| {
+            json!([act["account"], act["credential"], act["to"], act["reason"]])
+                == json!(["main", id, to, reason])
+        };
+        let audit = &self.world.audit;
+        audit
+            .until_acts("credential_changed", |acts| acts.iter().any(is))
+            .await
+    }
+
+    /// How many calls with a pair that was not accepted have reached the simulator.
+    fn refused_calls(&self) -> usize {
+        let records = self.world.simulator.requests();
+        records
+            .iter()
+            .filter(|r| r.credentials == Credentials::Refused)
+            .count()
+    }
+}
+
+/// What came of a steady load.
+#[derive(Default, Debug)]
+struct Load {
+    answered: u64,
+    failed: Vec<(u16, String)>,
+    slowest: Duration,
+}
+
+/// Sends this many requests a second for this long, whatever becomes of them.
+async fn steady(scene: &Scene, rate: u32, time: Duration) -> Load {
+    let mut ticks = interval(Duration::from_secs(1) / rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut requests = JoinSet::new();
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        ticks.tick().await;
+        let (world, token) = (Arc::clone(&scene.world), scene.token.clone());
+        requests.spawn(async move {
+            let begun = Instant::now();
+            let answer = world.post(&token, &lookup(GetStatus)).await;
+            (answer.status, answer.code(), begun.elapsed())
+        });
+    }
+    let mut load = Load::default();
+    while let Some(request) = requests.join_next().await {
+        let (status, code, took) = request.unwrap();
+        load.answered += 1;
+        load.slowest = load.slowest.max(took);
+        // The simulator knows no customer.
+        if code != "customer_not_found" {
+            load.failed.push((status, code));
+        }
+    }
+    load
+}
+
+fn seconds(variable: &str, short: u64) -> Duration {
+    let long = std::env::var(variable).map(|text| text.parse().unwrap());
+    Duration::from_secs(long.unwrap_or(short))
+}
+
+const RATE: u32 = 300;
+
+#[tokio::test]
+async fn no_request_fails_when_the_vendor_switches_passwords_wherever_the_new_one_waits() {
+    let time = seconds("ROTATION_SECONDS", 2);
+    for credentials in [["old", "new"], ["new", "old"]] {
+        let scene = Scene::start(&credentials, "").await;
+        // The new one in front is refused at first, because it is too early, and nobody notices.
+        assert_eq!(scene.ask().await.code(), "customer_not_found");
+        let half = u64::from(RATE) * time.as_secs() / 2;
+        let switch = async {
+            scene.world.simulator.arrived(half).await;
+            let before = scene.refused_calls();
+            scene.accept(&[NEW]);
+            before
+        };
+        let (load, before) = tokio::join!(steady(&scene, RATE, time), switch);
+        let dead = scene.refused_calls() - before;
+        println!(
+            "{credentials:?}: {} requests, {} failed, slowest {:?}; calls with the dead pair: {before} \
+             before the switch, {dead} after it",
+            load.answered,
+            load.failed.len(),
+            load.slowest
+        );
+        assert_eq!(load.failed, [], "{credentials:?}");
+        assert!(load.answered >= u64::from(RATE) * time.as_secs() * 9 / 10);
+        // What was under way, and no more.
+        assert!(dead <= 20, "{dead}");
+        scene
+            .receipt("old", "rejected", "refused_by_upstream")
+            .await;
+        scene.receipt("new", "active", "takes_over").await;
+    }
+}
+
+#[tokio::test]
+async fn no_request_fails_when_the_file_is_changed_after_the_vendor_accepts_the_new_password() {
+    let time = seconds("ROTATION_SECONDS", 4);
+    let scene = Scene::start(&["old"], "[accounts.rotation]\ncanary_time = \"1s\"").await;
+    scene.ask().await;
+    let rotate = async {
+        scene.accept(&[OLD, NEW]);
+        let file = scene.world.folder().join("old");
+        fs::write(file.with_extension("tmp"), format!("{NEW}\n")).unwrap();
+        fs::rename(file.with_extension("tmp"), file).unwrap();
+        scene.receipt("old", "active", "canary_passed").await;
+        scene.receipt("old", "retired", "replaced").await;
+        scene.accept(&[NEW]);
+    };
+    let (load, ()) = tokio::join!(steady(&scene, RATE, time), rotate);
+    println!("{load:?}");
+    assert_eq!(load.failed, []);
+    assert_eq!(scene.refused_calls(), 0);
+    let expected = [("old", 2, "active"), ("old", 1, "retired")];
+    let expected = expected.map(|(id, n, state)| (id.to_owned(), n, state.to_owned()));
+    assert_eq!(scene.standing().await, expected);
+}
+
+#[tokio::test]
+async fn with_all_refused_dcams_is_left_alone_and_all_is_well_when_one_is_accepted_again() {
+    let log = Lines::default();
+    let _guard = log.collect_log();
+    let time = seconds("ROTATION_SECONDS", 4);
+    let pace = "[accounts.rotation]\nretry_after = \"2s\"";
+    let pace = if time < Duration::from_secs(10) {
+        pace
+    } else {
+        ""
+    };
+    let scene = Scene::start(&["new", "old"], pace).await;
+    scene.accept(&[]);
+    let load = steady(&scene, 100, time).await;
+    let calls = scene.refused_calls();
+    println!(
+        "both dead for {time:?}: {} requests, {calls} calls reached DCAMS, slowest answer {:?}",
+        load.answered, load.slowest
+    );
+    let codes = |load: &Load| -> Vec<String> {
+        let mut codes: Vec<_> = load
+            .failed
+            .iter()
+            .map(|(s, c)| format!("{s} {c}"))
+            .collect();
+        codes.sort_unstable();
+        codes.dedup();
+        codes
+    };
+    assert_eq!(codes(&load), ["502 upstream_credentials_rejected"]);
+    assert_eq!(load.failed.len() as u64, load.answered);
+    // Each of the two at once, and again when its rest is over.
+    assert!((2..=4).contains(&calls), "{calls}");
+    let ready = scene.world.operator("/readyz").await.text;
+    assert!(ready.starts_with("ready\n"), "{ready}");
+    assert!(
+        ready.contains("account main: no credential may be used"),
+        "{ready}"
+    );
+    let alerts = log
+        .text()
+        .matches("no credential of the account may be used")
+        .count();
+    assert!(alerts >= 1);
+    // The vendor mends one of them: it is found out without a restart, at the latest after its rest.
+    scene.accept(&[OLD]);
+    scene.world.retry_credential_of("main", "old").await;
+    assert_eq!(scene.ask().await.code(), "customer_not_found");
+    scene
+        .receipt("old", "rejected", "refused_by_upstream")
+        .await;
+    assert!(scene.states().await.contains(&"old active".to_owned()));
+}
+
+#[tokio::test]
+async fn a_rest_ends_by_itself() {
+    let pace = "[accounts.rotation]\nretry_after = \"1s\"\nretry_max = \"1s\"";
+    let scene = Scene::start(&["old"], pace).await;
+    scene.accept(&[]);
+    assert_eq!(scene.ask().await.code(), "upstream_credentials_rejected");
+    scene.accept(&[OLD]);
+    scene.receipt("old", "active", "retry_due").await;
+    assert_eq!(scene.ask().await.code(), "customer_not_found");
+}
+
+#[tokio::test]
+async fn a_canary_that_is_refused_is_rolled_back_with_a_receipt_and_no_client_notices() {
+    let scene = Scene::start(&["old"], "").await;
+    scene.ask().await;
+    drop(scene);
+    let scene = Scene::start(&["new", "old"], "").await;
+    let world = &scene.world;
+    // The new one works at first, so it is active; the vendor takes both for a moment.
+    scene.accept(&[OLD, NEW]);
+    scene.ask().await;
+    // An operator puts a wrong password in.
+    fs::write(world.folder().join("new"), "wrong").unwrap();
+    scene.receipt("new", "canary", "canary_started").await;
+    let load = steady(&scene, RATE, Duration::from_secs(1)).await;
+    assert_eq!(load.failed, []);
+    let acts = scene
+        .receipt("new", "rejected", "refused_by_upstream")
+        .await;
+    let rolled_back = acts.iter().find(|act| act["to"] == "rejected").unwrap();
+    let said = [
+        "account",
+        "credential",
+        "generation",
+        "from",
+        "to",
+        "reason",
+        "phase",
+    ];
+    assert_eq!(
+        json!(said.map(|name| &rolled_back[name])),
+        json!([
+            "main",
+            "new",
+            2,
+            "canary",
+            "rejected",
+            "refused_by_upstream",
+            "event"
+        ])
+    );
+    assert_eq!(
+        scene.refused_calls(),
+        1,
+        "one request met it, and was sent again"
+    );
+    let twice = world
+        .audit
+        .events()
+        .iter()
+        .filter(|e| e["attempts"] == 2)
+        .count();
+    assert_eq!(twice, 1);
+    assert_eq!(
+        scene.states().await,
+        ["new rejected", "new active", "old pending"]
+    );
+}
+
+#[tokio::test]
+async fn a_thousand_requests_at_once_try_a_dead_password_once_each_at_most() {
+    let scene = Scene::start(&["old", "new"], "").await;
+    scene.ask().await;
+    scene.accept(&[]);
+    let mut requests = JoinSet::new();
+    for _ in 0..1_000 {
+        let (world, token) = (Arc::clone(&scene.world), scene.token.clone());
+        requests.spawn(async move { world.post(&token, &lookup(GetStatus)).await.code() });
+    }
+    let codes = requests.join_all().await;
+    assert!(
+        codes
+            .iter()
+            .all(|code| code == "upstream_credentials_rejected")
+    );
+    let records = scene.world.simulator.requests();
+    let with = |pass: &str| {
+        let body = |r: &dcams_gateway::simulator::record::Record| {
+            serde_json::to_value(r).unwrap()["body"]
+                .to_string()
+                .contains(pass)
+        };
+        records
+            .iter()
+            .filter(|r| r.credentials == Credentials::Refused && body(r))
+            .count()
+    };
+    // Of the next one nobody knows anything: one request tries it.
+    assert_eq!(with("new-Pa"), 1);
+    println!(
+        "1,000 at once: {} calls with the first, 1 with the second",
+        with("old-Pa")
+    );
+}
+
+#[tokio::test]
+async fn a_probe_tries_a_new_credential_before_any_request_does() {
+    let more = "[accounts.probe]\nemail = \"probe@example.com\"";
+    let scene = Scene::accepting(&[OLD, NEW], &["old"], more).await;
+    scene.ask().await;
+    fs::write(scene.world.folder().join("old"), "wrong").unwrap();
+    scene.receipt("old", "probing", "probe_started").await;
+    scene
+        .receipt("old", "rejected", "refused_by_upstream")
+        .await;
+    assert_eq!(scene.refused_calls(), 1);
+    let records = scene.world.simulator.requests();
+    let probe = records
+        .iter()
+        .find(|r| r.credentials == Credentials::Refused)
+        .unwrap();
+    assert_eq!(probe.service.as_deref(), Some("getStatus"));
+    fs::write(scene.world.folder().join("old"), NEW).unwrap();
+    scene.receipt("old", "canary", "probe_passed").await;
+    let outcomes = scene.world.audit.events().len();
+    assert_eq!(outcomes, 1, "no tenant's request was needed");
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_read_costs_nothing_and_is_seen() {
+    let log = Lines::default();
+    let _guard = log.collect_log();
+    let scene = Scene::start(&["old"], "").await;
+    let file = scene.world.folder().join("old");
+    let broken: [(&str, Box<dyn Fn()>); 5] = [
+        ("file_empty", Box::new(|| fs::write(&file, "").unwrap())),
+        ("file_empty", Box::new(|| fs::write(&file, "\r\n").unwrap())),
+        (
+            "file_too_large",
+            Box::new(|| fs::write(&file, "x".repeat(70_000)).unwrap()),
+        ),
+        (
+            "not_text",
+            Box::new(|| fs::write(&file, b"pass\xFF").unwrap()),
+        ),
+        ("file_missing", Box::new(|| fs::remove_file(&file).unwrap())),
+    ];
+    let mut failures = 0;
+    for (reason, spoil) in broken {
+        spoil();
+        let lines = format!("({reason}), its last value is kept");
+        while !scene.world.operator("/readyz").await.text.contains(&lines) {}
+        assert_eq!(scene.ask().await.code(), "customer_not_found", "{reason}");
+        failures += 1;
+        fs::write(&file, OLD).unwrap();
+        while scene
+            .world
+            .operator("/readyz")
+            .await
+            .text
+            .contains("cannot be read")
+        {}
+    }
+    let metrics = scene.world.operator("/metrics").await.text;
+    let counted = format!(
+        "dcams_gateway_credential_source_failures_total{{account=\"main\",credential=\"old\"}} {failures}"
+    );
+    assert!(metrics.contains(&counted), "{metrics}");
+    assert_eq!(
+        scene.states().await,
+        ["old active"],
+        "the same value is no new one"
+    );
+    assert_eq!(
+        log.text().matches("its last good value is kept").count(),
+        failures
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_is_swapped_as_kubernetes_does_is_one_new_pair() {
+    // Secret volumes are a link to a folder, and each file a link through it.
+    let prepare = |folder: &Path| {
+        write_passes(folder);
+        let volume = folder.join("volume");
+        for (version, pass) in [("..1", OLD), ("..2", NEW)] {
+            fs::create_dir_all(volume.join(version)).unwrap();
+            fs::write(volume.join(version).join("user"), MAIN_USER).unwrap();
+            fs::write(volume.join(version).join("pass"), pass).unwrap();
+        }
+        symlink("..1", volume.join("..data")).unwrap();
+        for name in ["user", "pass"] {
+            symlink(format!("..data/{name}"), volume.join(name)).unwrap();
+        }
+    };
+    let toml = account(&["old"], "")
+        .replace("\"main-user\"", "\"volume/user\"")
+        .replace(
+            "pass = { file = \"old\" }",
+            "pass = { file = \"volume/pass\" }",
+        );
+    let world = World::prepared(&toml, &[], prepare).await;
+    let config = load(world.folder(), &world.simulator.url(), &[]);
+    let token = mint(&config, 1, &[GetStatus], None);
+    let world = Arc::new(world);
+    let scene = Scene { world, token };
+    scene.accept(&[OLD, NEW]);
+    scene.ask().await;
+    let volume = scene.world.folder().join("volume");
+    symlink("..2", volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    scene.receipt("old", "canary", "canary_started").await;
+    assert_eq!(scene.refused_calls(), 0);
+}
+
+#[tokio::test]
+async fn not_before_and_not_after_are_kept_to_the_second() {
+    let now = jiff::Timestamp::now();
+    let switch = now + Duration::from_secs(3);
+    let toml = account(&["old", "new"], "")
+        .replace(
+            "{ id = \"old\",",
+            &format!("{{ id = \"old\", not_after = \"{switch}\","),
+        )
+        .replace(
+            "{ id = \"new\",",
+            &format!("{{ id = \"new\", not_before = \"{switch}\","),
+        );
+    let world = World::prepared(&toml, &[], write_passes).await;
+    let config = load(world.folder(), &world.simulator.url(), &[]);
+    let token = mint(&config, 1, &[GetStatus], None);
+    let world = Arc::new(world);
+    let scene = Scene { world, token };
+    scene.accept(&[OLD, NEW]);
+    let load = steady(&scene, 100, Duration::from_secs(5)).await;
+    assert_eq!(load.failed, []);
+    scene.receipt("old", "retired", "not_after").await;
+    let acts = scene.receipt("new", "active", "takes_over").await;
+    let taken = acts
+        .iter()
+        .find(|a| a["credential"] == "new" && a["to"] == "active")
+        .unwrap();
+    let time: jiff::Timestamp = taken["time"].as_str().unwrap().parse().unwrap();
+    assert!(time >= switch, "{time} {switch}");
+    assert_eq!(scene.states().await, ["new active", "old retired"]);
+}
+
+#[tokio::test]
+async fn what_operators_see_names_credentials_and_shows_no_value() {
+    let scene = Scene::start(&["old", "new"], "").await;
+    scene.ask().await;
+    scene.receipt("old", "active", "takes_over").await;
+    let answer = scene.world.operator("/api/credentials").await;
+    let main = &answer.json()["accounts"][1];
+    assert_eq!(main["usable"], true);
+    let names: Vec<&String> = main["credentials"][0].as_object().unwrap().keys().collect();
+    assert_eq!(
+        names,
+        [
+            "generation",
+            "id",
+            "in_flight",
+            "last_accepted",
+            "last_refused",
+            "last_used",
+            "not_after",
+            "not_before",
+            "retry_at",
+            "since",
+            "source_failure",
+            "state"
+        ]
+    );
+    assert!(main["credentials"][0]["last_used"].is_string());
+    let page = scene.world.operator("/metrics").await.text;
+    for line in [
+        "dcams_gateway_account_usable{account=\"main\"} 1",
+        "dcams_gateway_credential_state{account=\"main\",credential=\"old\",state=\"active\"} 1",
+        "dcams_gateway_credential_state{account=\"main\",credential=\"new\",state=\"pending\"} 1",
+        "dcams_gateway_credential_changes_total{account=\"main\",state=\"active\"} 1",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+    for (account, credential, status) in [
+        ("main", "old", 409),
+        ("main", "nobody", 404),
+        ("nobody", "old", 404),
+        ("main", "not a name", 400),
+    ] {
+        let refused = scene.world.retry_credential_of(account, credential).await;
+        assert_eq!(refused.status, status, "{}", refused.text);
+    }
+    for secret in [OLD, NEW, MAIN_USER, "Pa"] {
+        assert!(!answer.text.contains(secret) && !page.contains(secret));
+    }
+}
+
+/// The real program on the same account, and its simulator.
+struct Process {
+    folder: TempDir,
+    simulator: SimulatorHandle,
+    token: String,
+    toml: String,
+    _stop: DropGuard,
+}
+
+impl Process {
+    async fn prepare(credentials: &[&str], more: &str) -> Self {
+        install_crypto();
+        let stop = CancellationToken::new();
+        let simulator = simulator(login(OLD), stop.clone()).await;
+        let folder = TempDir::new().unwrap();
+        write_secrets(folder.path());
+        write_passes(folder.path());
+        let toml = account(credentials, more);
+        fs::write(folder.path().join("more.toml"), &toml).unwrap();
+        let config = load(folder.path(), &simulator.url(), &[]);
+        Self {
+            token: mint(&config, 1, &[GetStatus], None),
+            folder,
+            simulator,
+            toml,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    async fn serve(&self) -> Served {
+        let url = self.simulator.url();
+        Served::start(self.folder.path(), &url, &self.toml, &[]).await
+    }
+
+    async fn ask(&self, served: &Served) -> String {
+        let request = client().post(served.url()).bearer_auth(&self.token);
+        let request = request.json(&lookup(GetStatus));
+        answer(request.send().await.unwrap()).await.code()
+    }
+
+    async fn states(served: &Served) -> Vec<String> {
+        let url = format!("http://{}/api/credentials", served.admin);
+        let list = answer(client().get(url).send().await.unwrap()).await.json();
+        let credentials = list["accounts"][1]["credentials"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let one = |c: &Value| {
+            format!(
+                "{} {}",
+                c["id"].as_str().unwrap(),
+                c["state"].as_str().unwrap()
+            )
+        };
+        credentials.iter().map(one).collect()
+    }
+
+    fn accept(&self, passes: &[&str]) {
+        let passes = passes.iter().map(|pass| login(pass));
+        self.simulator.set_credentials(passes.collect());
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_killed_goes_on_from_what_is_true() {
+    let process = Process::prepare(&["old"], "").await;
+    process.accept(&[OLD, NEW]);
+    let served = process.serve().await;
+    assert_eq!(process.ask(&served).await, "customer_not_found");
+    served.program.signal("TERM");
+    served.program.end().await;
+    // A new one is put in front: it is a canary, and so it is after every kill.
+    let process = Process {
+        toml: account(&["new", "old"], ""),
+        ..process
+    };
+    for _ in 0..3 {
+        let served = process.serve().await;
+        assert_eq!(process.ask(&served).await, "customer_not_found");
+        assert_eq!(Process::states(&served).await, ["new canary", "old active"]);
+        drop(served);
+    }
+    // The vendor turns it off again. A start with what was refused does not try it again.
+    process.accept(&[OLD]);
+    let mut served = process.serve().await;
+    let refused = || {
+        let records = process.simulator.requests();
+        records
+            .iter()
+            .filter(|r| r.credentials == Credentials::Refused)
+            .count()
+    };
+    // What was told is on disk.
+    assert_eq!(process.ask(&served).await, "customer_not_found");
+    served
+        .program
+        .err
+        .says("DCAMS refuses the credential", 1)
+        .await;
+    let before = refused();
+    drop(served);
+    for _ in 0..3 {
+        let served = process.serve().await;
+        assert_eq!(process.ask(&served).await, "customer_not_found");
+        assert_eq!(
+            Process::states(&served).await,
+            ["new rejected", "old active"]
+        );
+        drop(served);
+    }
+    assert_eq!(refused(), before);
+}
+
+#[tokio::test]
+async fn a_retired_password_is_wiped_from_the_processs_memory() {
+    let pace = "[accounts.rotation]\ncanary_percent = 0";
+    let process = Process::prepare(&["old"], pace).await;
+    process.accept(&[OLD, NEW]);
+    let mut served = process.serve().await;
+    for _ in 0..20 {
+        process.ask(&served).await;
+    }
+    assert!(
+        remembers(served.program.id, OLD),
+        "the search finds what is there"
+    );
+    fs::write(process.folder.path().join("old"), NEW).unwrap();
+    served.program.err.says("to=\"retired\"", 1).await;
+    for _ in 0..20 {
+        process.ask(&served).await;
+    }
+    assert!(remembers(served.program.id, NEW));
+    assert!(!remembers(served.program.id, OLD), "it is still in memory");
+}
+
+/// Whether a text, or the way JSON escapes it, stands anywhere in a process's writable memory.
+fn remembers(process: u32, text: &str) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    let escaped = serde_json::to_string(text).unwrap();
+    let needles = [text, &escaped[1..escaped.len() - 1]];
+    maps.lines()
+        .filter(|line| line.contains(" rw"))
+        .any(|line| {
+            let range = line.split(' ').next().unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let [from, to] = [from, to].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+            let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+            // Some of it cannot be read, such as what the kernel maps.
+            memory.read_exact_at(&mut bytes, from).is_ok()
+                && needles
+                    .iter()
+                    .any(|n| memchr::memmem::find(&bytes, n.as_bytes()).is_some())
+        })
+}
