@@ -17,6 +17,7 @@ pub mod segments;
 pub mod store;
 pub mod tenant;
 pub mod tls;
+pub mod watch;
 
 pub mod auth;
 pub mod body;

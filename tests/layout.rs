@@ -17,6 +17,7 @@ const ORDER: &[&str] = &[
     "ident",
     "redact",
     "clock",
+    "watch",
     "operation",
     "outbox",
     "store",
