@@ -40,6 +40,7 @@ const ORDER: &[&str] = &[
     "reply",
     "pipeline",
     "telemetry",
+    "reload",
     "server",
     "admin",
     "config",

@@ -17,9 +17,10 @@ use crate::{
     address::{Network, NetworkError},
     config::{
         cursor::{Context, Section},
-        files,
+        files::{Content, FileError},
         layers::Entry,
         mistake::{Mistake, is_variable},
+        sources::Purpose,
         units::{parse_duration, parse_size, show_duration, show_size},
     },
     ident::TenantId,
@@ -343,13 +344,26 @@ impl<'a> Field<'a> {
     /// The content of a file that holds nothing secret.
     pub(super) fn content(&self) -> Option<Vec<u8>> {
         let path = self.path()?;
-        files::read(&path, MAX_PLAIN_FILE)
+        self.context
+            .seen
+            .read(&path, MAX_PLAIN_FILE, Purpose::Setting)
             .inspect_err(|error| {
                 let mend = format!("mend the file or its path, now {}", path.display());
                 self.mistake(format!("names a file that {error}"), &mend);
             })
             .map(|content| content.bytes.to_vec())
             .ok()
+    }
+
+    /// Reads the file of a secret that stands here.
+    pub(super) fn read_secret(&self, path: &Path, limit: u64) -> Result<Content, FileError> {
+        // An account holds no other secrets than its credentials' users and passwords.
+        let purpose = if self.path.starts_with("accounts[") {
+            Purpose::Credential
+        } else {
+            Purpose::Setting
+        };
+        self.context.seen.read(path, limit, purpose)
     }
 
     /// Where relative paths start.

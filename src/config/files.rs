@@ -42,9 +42,12 @@ impl From<io::Error> for FileError {
     }
 }
 
-/// A file's content and whether every user of the machine may read it.
+/// A file's content and what its metadata says of it.
 pub(super) struct Content {
     pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// Whether it can be read again: it is no pipe.
+    pub(super) regular: bool,
+    /// Whether every user of the machine may read it.
     pub(super) world_readable: bool,
 }
 
@@ -70,6 +73,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Content, FileError> {
     }
     Ok(Content {
         bytes,
+        regular: metadata.is_file(),
         world_readable: is_world_readable(&metadata),
     })
 }

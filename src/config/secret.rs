@@ -10,11 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::config::{
-    cursor::Section,
-    field::Field,
-    files::{self, FileError},
-};
+use crate::config::{cursor::Section, field::Field, files::FileError};
 
 const MAX_SECRET: u64 = 64 * 1024;
 
@@ -96,7 +92,7 @@ pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroiz
 
 fn of_file(field: &Field<'_>) -> Option<Secret> {
     let path = field.path()?;
-    match files::read(&path, MAX_SECRET) {
+    match field.read_secret(&path, MAX_SECRET) {
         Ok(content) => {
             if content.world_readable {
                 field.warning(
