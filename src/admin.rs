@@ -26,6 +26,7 @@ use crate::{
     customer::import::Importer,
     ident::TenantId,
     metrics::Levels,
+    reload::Reloads,
     segments::Segments,
     server::ConnectionStats,
     trail::Observers,
@@ -52,6 +53,8 @@ pub struct Admin {
     pub remote_keys: Vec<Arc<RemoteKeys>>,
     /// The revocations.
     pub register: Arc<Register>,
+    /// By whom the configuration is read again.
+    pub reloads: Reloads,
     /// Whom revocations may name.
     pub terms: Terms,
     /// What writes down older customers, for each tenant that has a ledger.
@@ -101,7 +104,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/customers/{import,owner,remove}, /api/revocations\n",
+                "served here: /livez, /readyz, /metrics, /api/customers/{import,owner,remove}, /api/reload, /api/revocations\n",
             ),
         }
     }
@@ -122,6 +125,16 @@ impl Admin {
         if self.is_allowed(headers) {
             for keys in &self.remote_keys {
                 page.push_str(&describe(keys));
+            }
+            if let Some(refused) = self.reloads.last_refusal() {
+                page.push_str(
+                    "configuration: the last reload was refused, and the one before is in force\n",
+                );
+                for line in refused.lines() {
+                    page.push_str("configuration: ");
+                    page.push_str(line);
+                    page.push('\n');
+                }
             }
         }
         respond(status, TEXT, page.into_bytes().into())

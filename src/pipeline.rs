@@ -71,7 +71,7 @@ pub struct Gateway {
     /// How much of them may be held at once.
     pub budget: ByteBudget,
     /// How the upstream is reached.
-    pub upstream: UpstreamClient,
+    pub upstream: Arc<UpstreamClient>,
     /// Where a request's end is reported to.
     pub observers: Arc<Observers>,
     /// The tasks that a drain waits for.
