@@ -28,6 +28,7 @@ use crate::{
     customer::import::Importer,
     ident::TenantId,
     metrics::Levels,
+    reload::Reloads,
     rotator::{AccountStanding, Rotator},
     segments::Segments,
     server::ConnectionStats,
@@ -57,6 +58,8 @@ pub struct Admin {
     pub rotator: Arc<Rotator>,
     /// The revocations.
     pub register: Arc<Register>,
+    /// By whom the configuration is read again.
+    pub reloads: Reloads,
     /// Whom revocations may name.
     pub terms: Terms,
     /// What writes down older customers, for each tenant that has a ledger.
@@ -106,7 +109,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/credentials, /api/customers/{import,owner,remove}, /api/revocations\n",
+                "served here: /livez, /readyz, /metrics, /api/credentials, /api/customers/{import,owner,remove}, /api/reload, /api/revocations\n",
             ),
         }
     }
@@ -130,6 +133,16 @@ impl Admin {
             }
             for account in self.rotator.standings() {
                 page.push_str(&describe_account(&account));
+            }
+            if let Some(refused) = self.reloads.last_refusal() {
+                page.push_str(
+                    "configuration: the last reload was refused, and the one before is in force\n",
+                );
+                for line in refused.lines() {
+                    page.push_str("configuration: ");
+                    page.push_str(line);
+                    page.push('\n');
+                }
             }
         }
         respond(status, TEXT, page.into_bytes().into())

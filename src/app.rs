@@ -1,4 +1,13 @@
 //! The composition root: a valid configuration and its edges in, a running gateway out.
+//!
+//! `live` is what the configuration says, as one snapshot that a reload replaces; `listeners` are the
+//! sockets, `reload` reads again and replaces, `watching` notices that files have changed.
+
+mod fixed;
+mod listeners;
+mod live;
+mod reload;
+mod watching;
 
 use std::{
     collections::HashMap,
@@ -6,35 +15,38 @@ use std::{
     sync::Arc,
 };
 
-use http::{Request, Response, StatusCode};
 use thiserror::Error;
-use tokio::{net::TcpListener, time::timeout_at};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::timeout_at,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    fixed::Fixed,
+    listeners::Listeners,
+    live::{Lasting, Live, Snapshot},
+    reload::Reloader,
+    watching::{Watched, keep_watch},
+};
 use crate::{
-    address::Client,
-    admin::Admin,
     audit::AuditTrail,
-    auth::{
-        Authenticator, dpop::ProofChecker, jwks::RemoteKeys, register::Register,
-        revocation::request::Terms,
-    },
-    body::ByteBudget,
+    auth::{register::Register, revocation::request::Terms},
     clock,
-    config::Config,
-    credential::Account,
+    config::{Config, origin::Origin, sources::Fingerprint},
     customer::{Ledger, import::Importer},
     ident::TenantId,
     metrics::Metrics,
     payload::Rules,
-    pipeline::{Gateway, Grant},
-    rotator::Rotator,
-    segments::Segments,
-    server::{self, ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
+    pipeline::Grant,
+    reload::{Reloads, Request},
+    rotator::{Plan, Rotator},
+    server::{self, Cut},
     store::{OpenError, Store, StoreError},
     tenant::{Isolation, Tenant},
     trail::Observers,
-    upstream::client::{UpstreamClient, UpstreamError},
+    upstream::client::UpstreamError,
 };
 
 /// What the gateway touches outside itself; a test hands in its own.
@@ -88,14 +100,13 @@ pub enum StartError {
 
 /// A gateway that is ready to run.
 pub struct App {
-    gateway: Arc<Gateway>,
-    admin: Arc<Admin>,
-    register: Arc<Register>,
-    remote_keys: Vec<Arc<RemoteKeys>>,
-    rotator: Arc<Rotator>,
-    server: Arc<ServerSettings>,
-    connections: Arc<ConnectionStats>,
-    draining: CancellationToken,
+    live: Arc<Live>,
+    lasting: Arc<Lasting>,
+    fixed: Fixed,
+    origin: Origin,
+    fingerprint: Fingerprint,
+    watched: watch::Sender<Watched>,
+    requests: mpsc::Receiver<Request>,
     public_listener: TcpListener,
     admin_listener: TcpListener,
 }
@@ -106,11 +117,11 @@ impl App {
     /// # Errors
     /// [`StartError::Client`] where the upstream's TLS roots cannot be used, [`StartError::State`]
     /// and [`StartError::Read`] where the state store cannot be.
-    pub async fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
+    pub async fn build(mut config: Config, edges: Edges) -> Result<Self, StartError> {
         let store = Store::open(&config.state_path, &config.state_key)?;
-        let (ledger, rotations) = (Ledger::new(store.clone()), store.clone());
-        let importers = importers(&config, &ledger);
-        let register = Register::open(store, config.pseudonyms.clone(), config.revocations);
+        let (ledger, known) = (Ledger::new(store.clone()), store.clone());
+        let revocations = std::mem::take(&mut config.revocations);
+        let register = Register::open(store, config.pseudonyms.clone(), revocations);
         let register = Arc::new(register.await?);
         warn_of_lost(&register, &config.terms).await?;
         let observers = Arc::new(Observers {
@@ -118,113 +129,97 @@ impl App {
             metrics: Metrics::new(),
             pseudonyms: config.pseudonyms.clone(),
         });
-        let fixed_keys = config.issuers.iter().any(|i| i.keys.remote().is_none());
-        let proofs = ProofChecker::new(config.dpop, clock::now());
-        let authenticator = Authenticator::new(config.issuers, register.list(), proofs);
-        let remote_keys: Vec<_> = authenticator.remote_keys().cloned().collect();
-        let upstream = Arc::new(UpstreamClient::new(&config.upstream)?);
-        let rotator = Rotator::open(
-            rotations,
-            Arc::clone(&observers),
-            Arc::clone(&upstream),
-            config.accounts.clone(),
-        );
-        let rotator = rotator.await?;
-        let budget = ByteBudget::new(config.body.body_memory);
-        let draining = CancellationToken::new();
-        let connections = Arc::new(ConnectionStats::default());
-        let admin = Admin {
-            token: config.admin.token.clone(),
-            importers,
-            observers: Arc::clone(&observers),
-            fixed_keys,
-            remote_keys: remote_keys.clone(),
-            register: Arc::clone(&register),
-            rotator: Arc::clone(&rotator),
-            terms: config.terms,
-            budget: budget.clone(),
-            connections: Arc::clone(&connections),
-            draining: draining.clone(),
-        };
-        let gateway = Gateway {
-            route: config.route,
-            proxies: config.proxies,
-            authenticator,
-            tenants: grants(config.tenants, &config.accounts, &config.rules, &rotator),
+        observers.metrics.configured(clock::now());
+        let rotator = Arc::new(Rotator::new(known, Arc::clone(&observers)));
+        let accounts = rotator.plan(config.accounts.clone());
+        let (reloads, requests) = Reloads::channel();
+        let lasting = Arc::new(Lasting {
             ledger,
-            body: config.body,
-            budget,
-            upstream,
-            observers,
-            tasks: TaskTracker::new(),
-        };
-        Ok(Self {
-            gateway: Arc::new(gateway),
-            admin: Arc::new(admin),
             register,
-            remote_keys,
-            rotator,
-            server: Arc::new(config.server),
-            connections,
-            draining,
+            observers,
+            reloads,
+            rotator: Arc::clone(&rotator),
+            connections: Arc::default(),
+            tasks: TaskTracker::new(),
+            upkeep: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
+        });
+        let watched = Watched::of(&config.sources, config.reload);
+        let (fixed, origin) = (Fixed::of(&config), config.origin.clone());
+        let fingerprint = config.sources.fingerprint;
+        let watch = config.reload.watch;
+        let snapshot = Snapshot::build(config, &accounts, &lasting, None)?;
+        drop(rotator.configure(accounts, watch).await);
+        rotator.set_upstream(Arc::clone(&snapshot.gateway.upstream));
+        rotator.tidy().await;
+        Ok(Self {
+            live: Arc::new(Live::new(snapshot)),
+            lasting,
+            fixed,
+            origin,
+            fingerprint,
+            watched: watch::Sender::new(watched),
+            requests,
             public_listener: edges.public,
             admin_listener: edges.admin,
         })
+    }
+
+    /// By which the configuration can be read again while the gateway runs.
+    pub fn reloads(&self) -> Reloads {
+        self.lasting.reloads.clone()
     }
 
     /// Serves until `shutdown`, then drains: readiness goes first, then the public listener, then
     /// requests in flight finish, and the admin listener goes last. Returns whether all finished
     /// within `drain_timeout`.
     pub async fn run(self, shutdown: CancellationToken) -> bool {
-        let tasks = self.gateway.tasks.clone();
-        // Ends with the admin listener: revocations are taken until the last request has finished.
-        let upkeep = TaskTracker::new();
-        let (admin, admin_stop) = (self.admin, CancellationToken::new());
-        upkeep.spawn(self.register.keep_tidy(admin_stop.clone()));
-        for keys in self.remote_keys {
-            upkeep.spawn(keys.keep_fresh(admin_stop.clone()));
-        }
-        upkeep.spawn(self.rotator.run(Some(WATCH), admin_stop.clone()));
-        let timeout = self.server.drain_timeout;
-        let admin_server = ServerSettings {
-            protocol: Protocol::Http1,
-            // Operators and their scrapers connect by themselves.
-            proxy_protocol: ProxyProtocol::Off,
-            max_connections: ADMIN_CONNECTIONS,
-            ..ServerSettings::clone(&self.server)
-        };
-        let operators = server::serve(
-            self.admin_listener,
-            Arc::new(admin_server),
-            move |request| {
-                let admin = Arc::clone(&admin);
-                async move { admin.answer(request).await }
-            },
-            admin_stop.clone(),
-            Arc::new(ConnectionStats::default()),
-        );
-        let clients = server::serve(
+        let Self { live, lasting, .. } = self;
+        // It ends with the admin listener: revocations are taken until the last request has finished.
+        let (upkeep, ending) = (&lasting.upkeep, &lasting.ending);
+        let register = Arc::clone(&lasting.register);
+        upkeep.spawn(register.keep_tidy(ending.clone()));
+        live.current().start_fetching(None, upkeep);
+        upkeep.spawn(Arc::clone(&lasting.rotator).run(ending.clone()));
+        let listeners = Listeners::open(
+            Arc::clone(&live),
+            Arc::clone(&lasting),
             self.public_listener,
-            self.server,
-            Public(self.gateway),
-            self.draining.clone(),
-            self.connections,
+            self.admin_listener,
         );
-        let drain = async {
-            shutdown.cancelled().await;
-            self.draining.cancel();
-            clock::instant() + timeout
+        let (public, operators) = listeners.tasks();
+        let watching = keep_watch(lasting.reloads.clone(), self.watched.subscribe());
+        let draining = lasting.draining.clone();
+        upkeep.spawn(async move { draining.run_until_cancelled(watching).await });
+        let reloader = Reloader {
+            live: Arc::clone(&live),
+            lasting: Arc::clone(&lasting),
+            listeners,
+            fixed: Arc::new(self.fixed),
+            origin: self.origin,
+            last: self.fingerprint,
+            watched: self.watched,
+            stuck: None,
         };
-        let public = async {
-            let (drained, deadline) = tokio::join!(clients, drain);
-            tasks.close();
-            // Requests that were sent are settled even where their client has gone.
-            let settled = timeout_at(deadline, tasks.wait()).await.is_ok();
-            admin_stop.cancel();
-            drained.is_complete() && settled
-        };
-        let (finished, _) = tokio::join!(public, operators);
-        finished
+        let reloading = upkeep.spawn(reloader.run(self.requests));
+
+        shutdown.cancelled().await;
+        let deadline = clock::instant() + live.current().server.drain_timeout;
+        let cut = || lasting.connections.cut(Cut::Drain);
+        let before = cut();
+        lasting.draining.cancel();
+        // Until here it could open another listener.
+        drop(reloading.await);
+        public.close();
+        public.wait().await;
+        lasting.tasks.close();
+        // Requests that were sent are settled even where their client has gone.
+        let settled = timeout_at(deadline, lasting.tasks.wait()).await.is_ok();
+        ending.cancel();
+        operators.close();
+        operators.wait().await;
+        settled && cut() == before
     }
 }
 
@@ -243,30 +238,6 @@ async fn warn_of_lost(register: &Register, terms: &Terms) -> Result<(), StoreErr
         );
     }
     Ok(())
-}
-
-/// How often files are looked at.
-const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Most connections of the admin listener: a few scrapers and probes, and room for people.
-const ADMIN_CONNECTIONS: usize = 64;
-
-/// The gateway as the server calls it.
-#[derive(Clone)]
-struct Public(Arc<Gateway>);
-
-impl Handle for Public {
-    fn handle(
-        &self,
-        request: Request<RequestBody>,
-        peer: Client,
-    ) -> impl Future<Output = Response<Segments>> + Send {
-        Arc::clone(&self.0).handle(request, peer)
-    }
-
-    fn refuse(&self, status: StatusCode) -> Response<Segments> {
-        self.0.refuse(status)
-    }
 }
 
 /// What imports the customers of each tenant that has a ledger.
@@ -291,32 +262,19 @@ pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, I
         .collect()
 }
 
-fn grants(
-    tenants: Vec<Tenant>,
-    accounts: &[Account],
-    rules: &Rules,
-    rotator: &Rotator,
-) -> HashMap<TenantId, Grant> {
-    tenants
-        .into_iter()
-        .filter_map(|tenant| {
-            let account = accounts
-                .iter()
-                .find(|account| account.id == tenant.account)?;
-            let credentials = rotator.pool(&account.id)?;
-            let rules = Rules {
+fn grants(tenants: Vec<Tenant>, accounts: &Plan, rules: &Rules) -> HashMap<TenantId, Grant> {
+    let grant = |tenant: Tenant| {
+        let (account, pool) = accounts.of(&tenant.account)?;
+        let grant = Grant {
+            rules: Rules {
                 country: tenant.country,
                 ..rules.clone()
-            };
-            Some((
-                tenant.id.clone(),
-                Grant {
-                    tenant,
-                    rules,
-                    credentials,
-                    email_case: account.email_case,
-                },
-            ))
-        })
-        .collect()
+            },
+            credentials: Arc::clone(pool),
+            email_case: account.email_case,
+            tenant,
+        };
+        Some((grant.tenant.id.clone(), grant))
+    };
+    tenants.into_iter().filter_map(grant).collect()
 }

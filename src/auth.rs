@@ -86,7 +86,7 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// An authenticator for these issuers. Of two with the same `issuer` the first counts (the
-    /// configuration refuses such a pair). After a reload there is a new one with an empty memory,
+    /// configuration refuses such a pair). After a reload there is a new one that remembers no token,
     /// so that a key, tenant or issuer that was taken away is gone at once.
     pub fn new(
         settings: Vec<IssuerSettings>,
@@ -139,6 +139,11 @@ impl Authenticator {
         }
         self.check_proof(&caller, token, request, now)?;
         Ok(caller)
+    }
+
+    /// What is to be known of proofs by the authenticator that takes this one's place.
+    pub const fn proofs(&self) -> &ProofChecker {
+        &self.proofs
     }
 
     /// A nonce for the proofs to come, for the header `DPoP-Nonce`.

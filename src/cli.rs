@@ -7,6 +7,7 @@ mod credentials;
 mod customers;
 pub mod demo;
 mod reach;
+mod reload;
 mod revocations;
 mod token;
 
@@ -23,7 +24,7 @@ use thiserror::Error;
 use tokio::{
     net::TcpListener,
     runtime::Builder,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,6 +38,7 @@ use crate::{
         mistake::{Mistake, Mistakes},
     },
     outbox::Outbox,
+    reload::{Cause, Reloads},
     simulator::{self, SimulatorError, SimulatorSettings},
     store::{OpenError, StoreError},
     telemetry::{self, TelemetrySettings},
@@ -60,6 +62,8 @@ enum Command {
     Customers(customers::CustomersArgs),
     /// Run gateway and simulator on loopback, with nothing to prepare
     Demo(demo::DemoArgs),
+    /// Have the gateway that runs read its configuration again
+    Reload(ConfigArgs),
     /// Refuse tokens before they expire, list what is refused, or take it back
     Revocations(revocations::RevocationsArgs),
     /// Run the gateway
@@ -215,6 +219,7 @@ async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), Com
         Command::Credentials(args) => credentials::run(args).await,
         Command::Customers(args) => customers::run(&args).await,
         Command::Demo(args) => demo::run(&args).await,
+        Command::Reload(args) => reload::run(&args).await,
         Command::Revocations(args) => revocations::run(args).await,
         Command::Serve(args) => serve(&args, audit).await,
         Command::Simulator(args) => simulate(&args).await,
@@ -253,7 +258,9 @@ async fn serve(args: &ConfigArgs, audit: &mut Option<Outbox>) -> Result<(), Comm
         address.map_err(CommandError::io("cannot read a listener's address"))
     };
     let (public, admin) = (address(&edges.public)?, address(&edges.admin)?);
+    let hangups = listen_for(SignalKind::hangup())?;
     let app = App::build(config, edges).await?;
+    reload_on(hangups, app.reloads());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         server.listen = %public,
@@ -276,7 +283,30 @@ async fn simulate(args: &SimulatorArgs) -> Result<(), CommandError> {
     };
     telemetry::install(TelemetrySettings::default())
         .map_err(CommandError::io("cannot start the log"))?;
+    ignore(listen_for(SignalKind::hangup())?);
     Ok(simulator::run(args.listen, settings, shutdown_on_signal()?).await?)
+}
+
+/// Has the configuration read again on each SIGHUP. Those that come meanwhile count as one.
+fn reload_on(mut hangups: Signal, reloads: Reloads) {
+    TaskTracker::new().spawn(async move {
+        while hangups.recv().await.is_some() {
+            reloads.ask(Cause::Signal).await;
+        }
+    });
+}
+
+/// Where there is nothing to read again, SIGHUP ends no command.
+fn ignore(mut hangups: Signal) {
+    TaskTracker::new().spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::warn!("SIGHUP ignored: there is no configuration to read again");
+        }
+    });
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal, CommandError> {
+    signal(kind).map_err(CommandError::io("cannot listen for signals"))
 }
 
 /// A token that SIGTERM or SIGINT cancels, once. A second signal ends the process at once.
@@ -287,12 +317,10 @@ fn shutdown_on_signal() -> Result<CancellationToken, CommandError> {
 /// The same, where one that comes so soon after the first is taken for the same one: it was sent to
 /// the process and to its group.
 fn shutdown_on_signals(same: Duration) -> Result<CancellationToken, CommandError> {
-    let listen = |kind| signal(kind).map_err(CommandError::io("cannot listen for signals"));
     let (mut terminate, mut interrupt) = (
-        listen(SignalKind::terminate())?,
-        listen(SignalKind::interrupt())?,
+        listen_for(SignalKind::terminate())?,
+        listen_for(SignalKind::interrupt())?,
     );
-    let mut hangup = listen(SignalKind::hangup())?;
     let shutdown = CancellationToken::new();
     let cancel = shutdown.clone();
     TaskTracker::new().spawn(async move {
@@ -301,10 +329,6 @@ fn shutdown_on_signals(same: Duration) -> Result<CancellationToken, CommandError
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                _ = hangup.recv() => {
-                    tracing::warn!("SIGHUP ignored: restart to read the configuration again");
-                    continue;
-                }
             }
             let now = clock::instant();
             match first {

@@ -2,8 +2,7 @@
 //!
 //! Decides whether the gateway may start. Invariant: a [`Config`] is valid by construction: every
 //! secret is there and strong enough, every reference resolves, every number is within bounds; if
-//! not, there is no `Config` but a list of every mistake. The only file that reads the process's
-//! environment. It never prints or repeats a secret.
+//! not, there is no `Config` but a list of every mistake. It never prints or repeats a secret.
 
 mod accounts;
 mod bind;
@@ -16,18 +15,16 @@ mod issuers;
 mod layers;
 mod listeners;
 pub mod mistake;
+pub mod origin;
 mod revocations;
 mod secret;
 mod sections;
+pub mod sources;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    env, fmt,
-    path::PathBuf,
-};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
 use jiff::Timestamp;
 use zeroize::Zeroizing;
@@ -39,7 +36,9 @@ use self::{
     layers::Layers,
     listeners::Server,
     mistake::{Mistake, Mistakes, Report},
+    origin::{Origin, Reading},
     sections::{Limits, State},
+    sources::{Seen, Sources},
 };
 use crate::{
     address::TrustedProxies,
@@ -57,6 +56,7 @@ use crate::{
     credential::Account,
     ident::{AccountId, IssuerId, PseudonymKey, TenantId},
     payload::Rules,
+    reload::ReloadSettings,
     route::RouteSettings,
     server::ServerSettings,
     telemetry::TelemetrySettings,
@@ -97,6 +97,8 @@ pub struct Config {
     pub terms: Terms,
     /// The revocations that stand in the configuration.
     pub revocations: Vec<Revocation>,
+    /// When files are looked at again.
+    pub reload: ReloadSettings,
     /// How the gateway logs.
     pub telemetry: TelemetrySettings,
     /// What pseudonyms are made with (from `state.key`).
@@ -109,6 +111,10 @@ pub struct Config {
     pub audit_key: Zeroizing<[u8; 32]>,
     /// What works but is unwise, in the form of mistakes.
     pub warnings: Vec<Mistake>,
+    /// Where it comes from, to be read again.
+    pub origin: Origin,
+    /// What was looked at for it.
+    pub sources: Sources,
 }
 
 impl Config {
@@ -119,32 +125,44 @@ impl Config {
         paths: &[PathBuf],
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Mistakes> {
-        let report = Report::default();
-        let environment: BTreeMap<String, String> = environment.collect();
-        let layers = layers::read(paths, &environment, &report);
-        let name = layers.name.clone();
-        let context = Context {
-            report: &report,
-            environment: &environment,
-            complete: layers.complete,
-            name: &name,
-        };
-        let config = assemble(context, layers);
-        let (mistakes, warnings) = report.into_parts();
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(Self { warnings, ..config }),
-            Some(_) => Err(Mistakes::new(mistakes)),
-            None => Err(Mistakes::new(at_least_one(mistakes, &name))),
-        }
+        Origin::new(paths, environment).read().outcome
     }
 
     /// Reads files and folders, with the process's own environment. A variable whose name or value
     /// is not Unicode counts as not set.
     pub fn load_with_env(paths: &[PathBuf]) -> Result<Self, Mistakes> {
-        let unicode = env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        Self::load(paths, unicode)
+        Origin::with_env(paths).read().outcome
+    }
+}
+
+impl Origin {
+    /// Reads everything, as it is now. It reads files, and so does not belong on a thread that
+    /// answers requests.
+    pub fn read(&self) -> Reading {
+        let (report, seen) = (Report::default(), Seen::default());
+        let environment = self.environment();
+        let layers = layers::read(&self.paths, &environment, &report, &seen);
+        let name = layers.name.clone();
+        let context = Context {
+            report: &report,
+            seen: &seen,
+            environment: &environment,
+            complete: layers.complete,
+            name: &name,
+        };
+        let config = assemble(context, layers, self);
+        let (mistakes, warnings) = report.into_parts();
+        let sources = seen.into_sources();
+        let outcome = match config {
+            Some(config) if mistakes.is_empty() => Ok(Config {
+                warnings,
+                sources: sources.clone(),
+                ..config
+            }),
+            Some(_) => Err(Mistakes::new(mistakes)),
+            None => Err(Mistakes::new(at_least_one(mistakes, &name))),
+        };
+        Reading { outcome, sources }
     }
 }
 
@@ -177,7 +195,7 @@ fn at_least_one(mut mistakes: Vec<Mistake>, name: &str) -> Vec<Mistake> {
     mistakes
 }
 
-fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
+fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option<Config> {
     let mut entries = |list: &'static str| layers.entries.remove(list).unwrap_or_default();
     let accounts = entries::open::<AccountId>(context, "accounts", entries("accounts"));
     let issuers = entries::open::<IssuerId>(context, "issuers", entries("issuers"));
@@ -225,12 +243,16 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
         tenants: listed_tenants?,
         terms: terms?,
         revocations: revocations?,
+        reload: sections.reload?,
         telemetry: sections.telemetry?,
         pseudonyms: PseudonymKey::derive(&state.key),
         state_key: state.key,
         state_path: state.path,
         audit_key: sections.audit_key?,
+        // Both are known when all of this was read.
         warnings: Vec::new(),
+        sources: Sources::none(),
+        origin: origin.clone(),
     })
 }
 
@@ -257,6 +279,7 @@ struct Fixed {
     rules: Option<Rules>,
     state: Option<State>,
     audit_key: Option<Zeroizing<[u8; 32]>>,
+    reload: Option<ReloadSettings>,
     telemetry: Option<TelemetrySettings>,
 }
 
@@ -271,6 +294,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let state = sections::state(root.section("state"));
     let state_key = state.as_ref().map(|state| &*state.key);
     let audit_key = sections::audit(root.section("audit"), state_key);
+    let reload = sections::reload(root.section("reload"));
     let telemetry = sections::telemetry(root.section("telemetry"));
     root.known(&layers::LISTS);
     root.finish();
@@ -282,6 +306,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         rules,
         state,
         audit_key,
+        reload,
         telemetry,
     }
 }

@@ -48,31 +48,33 @@ impl From<io::Error> for FileError {
     }
 }
 
-/// A file's content and whether every user of the machine may read it.
+/// A file's content and what its metadata says of it.
 pub(crate) struct Content {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
+    /// Whether it can be read again: it is no pipe.
+    pub(crate) regular: bool,
+    /// Whether every user of the machine may read it.
     pub(crate) world_readable: bool,
+}
+
+impl Content {
+    /// As a secret: editors and `echo` end a file with a line break that is no part of it; one is cut.
+    pub(crate) fn without_line_break(mut self) -> Result<Self, FileError> {
+        if self.bytes.last() == Some(&b'\n') {
+            self.bytes.pop();
+            if self.bytes.last() == Some(&b'\r') {
+                self.bytes.pop();
+            }
+        }
+        if self.bytes.is_empty() {
+            return Err(FileError::Empty);
+        }
+        Ok(self)
+    }
 }
 
 /// The largest secret.
 pub(crate) const MAX_SECRET: u64 = 64 * 1024;
-
-/// Reads a file with a secret in it. Editors and `echo` end a file with a line break that is no part
-/// of the secret; one is cut.
-pub(crate) fn read_secret(path: &Path) -> Result<Content, FileError> {
-    let mut content = read(path, MAX_SECRET)?;
-    let bytes = &mut content.bytes;
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    if bytes.is_empty() {
-        return Err(FileError::Empty);
-    }
-    Ok(content)
-}
 
 /// Reads a whole file of 1 to `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Content, FileError> {
@@ -96,6 +98,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Content, FileError> {
     }
     Ok(Content {
         bytes,
+        regular: metadata.is_file(),
         world_readable: is_world_readable(&metadata),
     })
 }

@@ -42,6 +42,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod reload;
 pub mod server;
 pub mod simulator;
 pub mod specimen;

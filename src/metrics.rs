@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
     metrics::{
@@ -44,6 +45,9 @@ pub struct Metrics {
     credential_changes: Family<ChangeLabels, Counter>,
     credential_unread: Family<CredentialLabels, Counter>,
     account_usable: Family<AccountLabels, Gauge>,
+    config_reloads: Family<ReloadLabels, Counter>,
+    config_last_reload_success: Gauge,
+    config_last_success: Gauge,
     levels: Vec<Level>,
 }
 
@@ -168,6 +172,11 @@ struct ChangeLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TenantLabel(Option<TenantId>);
 
@@ -205,6 +214,9 @@ impl Metrics {
             credential_changes: Family::default(),
             credential_unread: Family::default(),
             account_usable: Family::default(),
+            config_reloads: Family::default(),
+            config_last_reload_success: Gauge::default(),
+            config_last_success: Gauge::default(),
             levels: Vec::new(),
             registry: Registry::default(),
         };
@@ -291,6 +303,7 @@ impl Metrics {
             "How often a credential's source turned out not to be readable",
             self.credential_unread.clone(),
         );
+        self.register_reloads(registry);
     }
 
     fn register_issuers(&self, registry: &mut Registry) {
@@ -310,6 +323,60 @@ impl Metrics {
             "Fetches of an issuer's keys, by how they ended",
             self.issuer_key_fetches.clone(),
         );
+    }
+
+    fn register_reloads(&self, registry: &mut Registry) {
+        // From the start, so that the first refusal is a change that an alert sees.
+        for result in ["ok", "refused"] {
+            drop(self.config_reloads.get_or_create(&ReloadLabels { result }));
+        }
+        registry.register(
+            "config_reloads",
+            "Times that the configuration was read again, by how that ended",
+            self.config_reloads.clone(),
+        );
+        registry.register(
+            "config_last_reload_success",
+            "1 where the configuration that was read last is in force, 0 where it was refused",
+            self.config_last_reload_success.clone(),
+        );
+        registry.register_with_unit(
+            "config_last_success_timestamp",
+            "When the configuration in force was read last",
+            Unit::Seconds,
+            self.config_last_success.clone(),
+        );
+    }
+
+    /// Notes that the configuration which was read is in force.
+    pub fn configured(&self, now: Timestamp) {
+        self.config_last_reload_success.set(1);
+        self.config_last_success.set(now.as_second());
+    }
+
+    /// Counts a reload that ended like this, `ok` or `refused`.
+    pub fn reloaded(&self, result: &'static str, now: Timestamp) {
+        self.config_reloads
+            .get_or_create(&ReloadLabels { result })
+            .inc();
+        if result == "ok" {
+            self.configured(now);
+        } else {
+            self.config_last_reload_success.set(0);
+        }
+    }
+
+    /// Drops what is told of an issuer whose keys are not fetched any more.
+    pub fn forget_issuer(&self, issuer: &IssuerId) {
+        let issuer = issuer.as_str().to_owned();
+        for result in ["ok", "failed"] {
+            let issuer = issuer.clone();
+            self.issuer_key_fetches
+                .remove(&FetchLabels { issuer, result });
+        }
+        let labels = IssuerLabels { issuer };
+        self.issuer_keys.remove(&labels);
+        self.issuer_keys_age.remove(&labels);
     }
 
     /// Counts a finished request.

@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::spawn_blocking,
-    time::{Interval, interval, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -50,7 +50,10 @@ use crate::{
 pub struct Rotator {
     store: Store,
     observers: Arc<Observers>,
-    upstream: ArcSwap<UpstreamClient>,
+    /// Nothing until the first snapshot is there.
+    upstream: ArcSwapOption<UpstreamClient>,
+    /// How often files are looked at; never with none.
+    watch: watch::Sender<Option<Duration>>,
     accounts: ArcSwap<BTreeMap<AccountId, Live>>,
     work: Arc<Notify>,
     /// Why credentials' sources cannot be read, for as long as they cannot. Held for a look or an
@@ -67,6 +70,20 @@ struct Live {
 
 /// What a credential is called in all accounts.
 type Name = (AccountId, CredentialId);
+
+/// Accounts, each with the pool that its requests are sent from.
+pub struct Plan {
+    accounts: Vec<Account>,
+    pools: Vec<Arc<Pool>>,
+}
+
+impl Plan {
+    /// An account and its pool.
+    pub fn of(&self, account: &AccountId) -> Option<(&Account, &Arc<Pool>)> {
+        let mut pairs = self.accounts.iter().zip(&self.pools);
+        pairs.find(|(known, _)| known.id == *account)
+    }
+}
 
 /// Accounts that are not configured any more, until nothing refers to them.
 #[must_use = "their credentials stay in use until they leave"]
@@ -97,47 +114,44 @@ pub enum Probed {
 }
 
 impl Rotator {
-    /// Takes up the rotations of these accounts where the state store knows them to be.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub async fn open(
-        store: Store,
-        observers: Arc<Observers>,
-        upstream: Arc<UpstreamClient>,
-        accounts: Vec<Account>,
-    ) -> Result<Arc<Self>, StoreError> {
-        let rotator = Self {
+    /// A rotator of no accounts.
+    pub fn new(store: Store, observers: Arc<Observers>) -> Self {
+        Self {
             store,
             observers,
-            upstream: ArcSwap::new(upstream),
+            upstream: ArcSwapOption::empty(),
+            watch: watch::Sender::new(None),
             accounts: ArcSwap::default(),
             work: Arc::default(),
             troubles: Mutex::default(),
-        };
-        let Former(_) = rotator.configure(accounts).await?;
-        rotator.tidy().await?;
-        Ok(Arc::new(rotator))
+        }
     }
 
-    /// Sets what the configuration says from now on. Accounts that it does not name any more are
-    /// given back: they [leave](Self::dismiss) when nobody sends with them.
-    ///
-    /// # Errors
-    /// What the store says; nothing was changed.
-    pub async fn configure(&self, accounts: Vec<Account>) -> Result<Former, StoreError> {
+    /// Finds each account its pool. Nothing is changed.
+    pub fn plan(&self, accounts: Vec<Account>) -> Plan {
+        let known = self.accounts.load();
+        let pool = |account: &Account| match known.get(&account.id) {
+            Some(live) => Arc::clone(&live.pool),
+            None => Pool::new(account.id.clone(), Arc::clone(&self.work)),
+        };
+        Plan {
+            pools: accounts.iter().map(pool).collect(),
+            accounts,
+        }
+    }
+
+    /// Puts what was planned in force, and takes up the rotations that the state store knows of.
+    /// Accounts that are not configured any more are given back: they [leave](Self::dismiss) when
+    /// nobody sends with them.
+    pub async fn configure(&self, plan: Plan, watch: Option<Duration>) -> Former {
         let known = self.accounts.load_full();
-        let mut prepared = Vec::with_capacity(accounts.len());
-        for mut account in accounts {
-            let pool = known.get(&account.id).map_or_else(
-                || Pool::new(account.id.clone(), Arc::clone(&self.work)),
-                |live| Arc::clone(&live.pool),
-            );
+        let mut live = BTreeMap::new();
+        for (mut account, pool) in plan.accounts.into_iter().zip(plan.pools) {
             let mut slots = Vec::with_capacity(account.credentials.len());
             for credential in &mut account.credentials {
                 // Taken, so that nothing but the pool keeps a value alive.
                 let offer = match credential.value.take() {
-                    Some(value) => Some(self.recall(&pool, &credential.id, value).await?),
+                    Some(value) => Some(self.recall(&pool, &credential.id, value).await),
                     None => None,
                 };
                 slots.push(Slot {
@@ -146,19 +160,21 @@ impl Rotator {
                     offer,
                 });
             }
-            prepared.push((account, pool, slots));
-        }
-        let mut live = BTreeMap::new();
-        for (account, pool, slots) in prepared {
             pool.configure(account.pace, slots, clock::now());
             let settings = Arc::new(account);
             live.insert(settings.id.clone(), Live { settings, pool });
         }
         let former = known.iter().filter(|(id, _)| !live.contains_key(*id));
         let former = former.map(|(_, live)| Arc::clone(&live.pool)).collect();
+        let configured = |(account, id): &Name| {
+            let account = live.get(account);
+            account.is_some_and(|a| a.settings.credentials.iter().any(|c| c.id == *id))
+        };
+        self.troubles().retain(|name, _| configured(name));
         self.accounts.store(Arc::new(live));
+        self.watch.send_replace(watch);
         self.work.notify_one();
-        Ok(Former(former))
+        Former(former)
     }
 
     /// Lets accounts go that nothing refers to any more.
@@ -171,13 +187,7 @@ impl Rotator {
 
     /// Sends probes with this client from now on.
     pub fn set_upstream(&self, upstream: Arc<UpstreamClient>) {
-        self.upstream.store(upstream);
-    }
-
-    /// The live credentials of an account.
-    pub fn pool(&self, account: &AccountId) -> Option<Arc<Pool>> {
-        let accounts = self.accounts.load();
-        accounts.get(account).map(|live| Arc::clone(&live.pool))
+        self.upstream.store(Some(upstream));
     }
 
     /// How everything stands.
@@ -206,19 +216,25 @@ impl Rotator {
         Some(live.pool.retry(credential, clock::now()))
     }
 
-    /// Keeps everything in rotation until `stop`; looks at files this often, or never with none.
-    pub async fn run(self: Arc<Self>, watch: Option<Duration>, stop: CancellationToken) {
+    /// Keeps everything in rotation until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let mut journal = Journal::default();
         let mut files = Files::default();
-        let mut looks = watch.map(interval);
+        let mut watch = self.watch.subscribe();
+        let mut looked = clock::instant();
         loop {
             let pause = self.round(&mut journal, &tasks).await;
+            let every = *watch.borrow_and_update();
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.work.notified() => {}
                 () = sleep(pause) => {}
-                () = tick(&mut looks) => self.look(&mut files).await,
+                _ = watch.changed() => {}
+                () = look_time(looked, every) => {
+                    looked = clock::instant();
+                    self.look(&mut files).await;
+                }
             }
         }
         self.write_down(&mut journal).await;
@@ -297,7 +313,9 @@ impl Rotator {
     }
 
     async fn send_probe(&self, lease: Lease, email: &Redacted<String>) {
-        let upstream = self.upstream.load_full();
+        let Some(upstream) = self.upstream.load_full() else {
+            return;
+        };
         let probed = ask(&upstream, lease.credential(), email).await;
         let said = match probed {
             Probed::Accepted => Some(Login::Accepted),
@@ -314,26 +332,31 @@ impl Rotator {
         self.work.notify_one();
     }
 
-    /// What the store knows of a value, where the pool does not know it yet.
-    async fn recall(
-        &self,
-        pool: &Pool,
-        id: &CredentialId,
-        credential: Arc<Credential>,
-    ) -> Result<Offer, StoreError> {
-        let facts = if pool.holds(id, &credential) {
-            None
-        } else {
+    /// A value with what the store knows of it, where the pool does not know it yet. Where the store
+    /// says nothing, DCAMS will.
+    async fn recall(&self, pool: &Pool, id: &CredentialId, credential: Arc<Credential>) -> Offer {
+        let mut facts = None;
+        if !pool.holds(id, &credential) {
             let key = credential.identity(&self.observers.pseudonyms, pool.account(), id);
-            let stored = self.store.get(Table::Credentials, &key).await?;
-            // What cannot be understood says nothing; it is written anew.
-            stored.and_then(|note| Note::decode(&note))
-        };
-        Ok(Offer { credential, facts })
+            match self.store.get(Table::Credentials, &key).await {
+                Ok(stored) => facts = stored.and_then(|note| Note::decode(&note)),
+                Err(error) => tracing::warn!(
+                    account.id = %pool.account(), credential.id = %id, %error,
+                    "what is known of a credential was not read; it begins anew"
+                ),
+            }
+        }
+        Offer { credential, facts }
     }
 
     /// Forgets what the store says of values that are not there any more.
-    async fn tidy(&self) -> Result<(), StoreError> {
+    pub async fn tidy(&self) {
+        if let Err(error) = self.forget_others().await {
+            tracing::warn!(%error, "what was known of former credentials was not removed");
+        }
+    }
+
+    async fn forget_others(&self) -> Result<(), StoreError> {
         let accounts = self.accounts.load_full();
         let known: HashSet<Pseudonym> = accounts
             .values()
@@ -457,7 +480,6 @@ impl Rotator {
             return Ok(());
         }
         let offer = self.recall(&live.pool, id, credential).await;
-        let offer = offer.map_err(|_| "state_unavailable")?;
         live.pool.offer(id, &offer, clock::now());
         Ok(())
     }
@@ -510,11 +532,9 @@ pub async fn ask(
     }
 }
 
-async fn tick(looks: &mut Option<Interval>) {
-    match looks {
-        Some(looks) => {
-            looks.tick().await;
-        }
+async fn look_time(last: Instant, every: Option<Duration>) {
+    match every {
+        Some(every) => sleep_until(last + every).await,
         None => pending().await,
     }
 }

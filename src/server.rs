@@ -175,22 +175,23 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `shutdown`, then drains: the listener closes, idle connections close, requests under
-/// way are answered or, after `drain_timeout`, cut.
+/// way are answered or, after `drain_timeout`, cut. Each connection keeps the settings that hold when
+/// it is accepted.
 pub async fn serve<H: Handle>(
     listener: TcpListener,
-    settings: Arc<ServerSettings>,
+    settings: impl Fn() -> Arc<ServerSettings> + Send,
     handler: H,
     shutdown: CancellationToken,
     stats: Arc<ConnectionStats>,
 ) -> Drained {
-    let tracker = TaskTracker::new();
-    let connections = Arc::new(Connections {
-        settings: Arc::clone(&settings),
+    let mut connections = Arc::new(Connections {
+        settings: settings(),
         handler,
         shutdown: shutdown.clone(),
         stats: Arc::clone(&stats),
-        tracker: tracker.clone(),
+        tracker: TaskTracker::new(),
     });
+    let mut longest = connections.settings.drain_timeout;
     let mut backoff = Backoff::default();
     loop {
         let accepted = tokio::select! {
@@ -201,6 +202,8 @@ pub async fn serve<H: Handle>(
         match accepted {
             Ok((stream, peer)) => {
                 backoff = Backoff::default();
+                connections = connections.under(settings());
+                longest = longest.max(connections.settings.drain_timeout);
                 admit(stream, peer, &connections);
             }
             Err(error) => {
@@ -218,7 +221,7 @@ pub async fn serve<H: Handle>(
         admit(stream, peer, &connections);
     }
     drop(listener);
-    drain(&tracker, &settings, &stats).await
+    drain(&connections.tracker, longest, &stats).await
 }
 
 fn admit<H: Handle>(stream: TcpStream, peer: SocketAddr, connections: &Arc<Connections<H>>) {
@@ -238,14 +241,10 @@ fn admit<H: Handle>(stream: TcpStream, peer: SocketAddr, connections: &Arc<Conne
 }
 
 /// Every connection knows `drain_timeout` itself; the extra time is for the last of them to linger.
-async fn drain(
-    tracker: &TaskTracker,
-    settings: &ServerSettings,
-    stats: &ConnectionStats,
-) -> Drained {
+async fn drain(tracker: &TaskTracker, drain_timeout: Duration, stats: &ConnectionStats) -> Drained {
     let before = stats.cut(Cut::Drain);
     tracker.close();
-    let longest = settings.drain_timeout + connection::LINGER + Duration::from_secs(1);
+    let longest = drain_timeout + connection::LINGER + Duration::from_secs(1);
     if timeout(longest, tracker.wait()).await.is_err() {
         tracing::warn!(
             connections = stats.now_open(),

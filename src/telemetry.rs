@@ -17,7 +17,7 @@ use tracing_subscriber::{
 use crate::outbox::Outbox;
 
 /// The `[telemetry]` section.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TelemetrySettings {
     /// How a line looks.
     pub format: LogFormat,

@@ -133,6 +133,7 @@ fn a_body_costs_little_more_than_its_bytes_however_it_is_cut() {
         let handler = move |request| hold(request, budget.clone());
         let stats = Arc::<ConnectionStats>::default();
         let settings = Arc::new(settings(Protocol::Http1));
+        let settings = move || Arc::clone(&settings);
         tokio::task::spawn(serve(listener, settings, handler, shutdown.clone(), stats));
         (addr, shutdown)
     });

@@ -43,6 +43,7 @@ const ORDER: &[&str] = &[
     "reply",
     "pipeline",
     "telemetry",
+    "reload",
     "server",
     "admin",
     "config",

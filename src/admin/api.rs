@@ -35,6 +35,7 @@ use crate::{
     },
     clock,
     ident::{IssuerId, Pseudonym},
+    reload::{Cause, Refused, Reloaded},
     segments::Segments,
     store::StoreError,
 };
@@ -47,6 +48,8 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 pub(super) struct Refusal {
     status: StatusCode,
     detail: String,
+    /// What there is to mend in the configuration, where that is what stands in the way.
+    mistakes: Vec<String>,
     allow: Option<&'static str>,
 }
 
@@ -55,6 +58,7 @@ impl Refusal {
         Self {
             status,
             detail: detail.into(),
+            mistakes: Vec::new(),
             allow: None,
         }
     }
@@ -103,11 +107,17 @@ where
     match route(admin, parts, body).await {
         Ok((status, document)) => json_response(status, "application/json", &document),
         Err(refusal) => {
-            let problem = json!({
+            let mut problem = json!({
                 "title": refusal.status.canonical_reason(),
                 "status": refusal.status.as_u16(),
                 "detail": refusal.detail,
             });
+            if let Some(members) = problem
+                .as_object_mut()
+                .filter(|_| !refusal.mistakes.is_empty())
+            {
+                members.insert("mistakes".to_owned(), refusal.mistakes.into());
+            }
             let mut response = json_response(refusal.status, "application/problem+json", &problem);
             if let Some(allow) = refusal.allow {
                 let allow = HeaderValue::from_static(allow);
@@ -164,6 +174,13 @@ where
         ("/api/credentials/retry", _) => return Err(not_allowed("POST")),
         _ => {}
     }
+    if path == "/api/reload" {
+        if parts.method != Method::POST {
+            return Err(not_allowed("POST"));
+        }
+        require_json(&parts.headers)?;
+        return reload(admin).await;
+    }
     if path == "/api/revocations" {
         return match parts.method {
             Method::GET => list_revocations(admin).await,
@@ -178,8 +195,31 @@ where
         };
     }
     let detail = "served here: /api/credentials, /api/credentials/retry, \
-                  /api/customers/{import,owner,remove}, /api/revocations";
+                  /api/customers/{import,owner,remove}, /api/reload, /api/revocations";
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
+}
+
+/// Reads the configuration again. There is no body: what is read is what the process was started with.
+async fn reload(admin: &Admin) -> Answer {
+    let refused = match admin.reloads.ask(Cause::Api).await {
+        Reloaded::InForce { changed } => {
+            let document = json!({ "result": "ok", "changed": changed });
+            return Ok((StatusCode::OK, document));
+        }
+        Reloaded::Refused(refused) => refused,
+    };
+    let (status, detail) = match &refused {
+        Refused::Draining => (
+            StatusCode::CONFLICT,
+            "the gateway is draining and will end: what starts next reads the files".to_owned(),
+        ),
+        Refused::Mistakes(lines) => (StatusCode::UNPROCESSABLE_ENTITY, lines.join("\n")),
+        Refused::Restart(lines) => (StatusCode::CONFLICT, lines.join("\n")),
+    };
+    Err(Refusal {
+        mistakes: refused.lines().to_vec(),
+        ..Refusal::new(status, detail)
+    })
 }
 
 async fn list_revocations(admin: &Admin) -> Answer {
@@ -283,11 +323,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
     T: DeserializeOwned,
 {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    if kind.is_none_or(|kind| !kind.to_ascii_lowercase().starts_with(b"application/json")) {
-        let detail = "send Content-Type: application/json";
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
+    require_json(headers)?;
     let unread = |status, detail: &str| Refusal::new(status, detail);
     let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect())
         .await
@@ -305,6 +341,16 @@ where
             format!("at {place}: expected a JSON object of {expected}, and no other member");
         Refusal::new(StatusCode::BAD_REQUEST, detail)
     })
+}
+
+/// Nothing that a form or a link in a page could send.
+fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if kind.is_none_or(|kind| !kind.to_ascii_lowercase().starts_with(b"application/json")) {
+        let detail = "send Content-Type: application/json";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    Ok(())
 }
 
 fn not_allowed(allow: &'static str) -> Refusal {

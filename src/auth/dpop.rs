@@ -11,7 +11,7 @@ mod replay;
 mod target;
 mod thumbprint;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -72,6 +72,13 @@ pub enum Confirmation {
     None,
 }
 
+impl DpopRules {
+    /// How long after it was made a proof can pass, at the longest.
+    pub const fn window(&self, leeway: Duration) -> Duration {
+        self.max_age.saturating_add(leeway)
+    }
+}
+
 impl Confirmation {
     /// The key whose holder must prove itself before such a token counts, if there is one.
     pub const fn demand(
@@ -102,15 +109,15 @@ pub struct Presented<'r> {
     pub path: &'r str,
 }
 
-/// Checks proofs, and remembers those that passed.
-///
-/// One serves all issuers for as long as their rules stay as they are. After a change of the
-/// configuration a new one begins: it forgets, and like after a restart asks for its own nonces.
+/// Checks proofs, and remembers those that passed. One serves all issuers.
 pub struct ProofChecker {
     public_urls: Vec<PublicUrl>,
-    nonces: Nonces,
-    used: UsedProofs,
+    nonces: Arc<Nonces>,
+    used: Arc<UsedProofs>,
     started: Timestamp,
+    /// The shortest time that proofs of an issuer's tokens could pass since `started`, by its `iss`. One
+    /// entry for each issuer that a configuration has named since then.
+    shortest: BTreeMap<String, Duration>,
 }
 
 impl ProofChecker {
@@ -118,10 +125,56 @@ impl ProofChecker {
     pub fn new(settings: DpopSettings, started: Timestamp) -> Self {
         Self {
             public_urls: settings.public_urls,
-            nonces: Nonces::new(settings.nonces),
-            used: UsedProofs::new(replay::MAX_USED),
+            nonces: Arc::new(Nonces::new(settings.nonces)),
+            used: Arc::new(UsedProofs::new(replay::MAX_USED)),
             started,
+            shortest: BTreeMap::new(),
         }
+    }
+
+    /// Where clients reach us.
+    #[cfg(test)]
+    pub(super) fn public_urls(&self) -> &[PublicUrl] {
+        &self.public_urls
+    }
+
+    /// The same, where clients reach us at these URLs from now on. What was used is used for both.
+    #[must_use]
+    pub fn at(&self, public_urls: Vec<PublicUrl>) -> Self {
+        Self {
+            public_urls,
+            nonces: Arc::clone(&self.nonces),
+            used: Arc::clone(&self.used),
+            started: self.started,
+            shortest: self.shortest.clone(),
+        }
+    }
+
+    /// The same for the tokens of these issuers: each by its `iss`, with the longest time in which a
+    /// proof can pass.
+    ///
+    /// Where that is longer than it was, a proof that was forgotten in good time could pass again. So
+    /// it is as after a restart then: a proof that may be old needs a nonce of from now on.
+    #[must_use]
+    pub fn serving(
+        mut self,
+        issuers: impl Iterator<Item = (String, Duration)>,
+        now: Timestamp,
+    ) -> Self {
+        let windows: BTreeMap<String, Duration> = issuers.collect();
+        let before = |issuer| self.shortest.get(issuer);
+        let grown = |(issuer, window)| before(issuer).is_some_and(|shortest| shortest < window);
+        if windows.iter().any(grown) {
+            self.nonces = Arc::new(self.nonces.of_another_process());
+            self.started = now;
+            self.shortest = windows;
+            return self;
+        }
+        for (issuer, window) in windows {
+            let shortest = self.shortest.entry(issuer).or_insert(window);
+            *shortest = window.min(*shortest);
+        }
+        self
     }
 
     /// Whether the request carries a proof by this key, good now and not used before (RFC 9449

@@ -67,6 +67,17 @@ impl KeySource {
         }
     }
 
+    /// Goes on with `older`, where that fetches the same keys in the same way: what was fetched is
+    /// kept, and nothing is asked for anew.
+    pub fn continue_with(&mut self, older: &Arc<RemoteKeys>) {
+        if let Self::Remote(new) = self
+            && new.issuer == older.issuer
+            && new.settings == older.settings
+        {
+            *new = Arc::clone(older);
+        }
+    }
+
     /// The names of the keys, where those are fixed; one without a name is left out.
     pub fn fixed_kids(&self) -> Option<Vec<String>> {
         match self {
@@ -109,7 +120,7 @@ impl Current<'_> {
 }
 
 /// How an issuer's published keys are fetched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwksSettings {
     /// Where they are.
     pub source: JwksSource,

@@ -4,6 +4,7 @@
 //! what was asked for is in force all the same, until the store has been looked at again.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval};
@@ -33,7 +35,8 @@ const TIDY: Duration = Duration::from_mins(1);
 pub struct Register {
     store: Store,
     pseudonyms: PseudonymKey,
-    configured: Vec<Revocation>,
+    /// What stands in the configuration; replaced as a whole when that is read again.
+    configured: ArcSwap<Vec<Revocation>>,
     list: RevocationList,
     /// Whether an update ended in doubt, so that the list may differ from the store.
     behind: AtomicBool,
@@ -96,7 +99,7 @@ impl Register {
         Ok(Self {
             store,
             pseudonyms,
-            configured,
+            configured: ArcSwap::from_pointee(configured),
             list,
             behind: AtomicBool::new(false),
         })
@@ -124,7 +127,7 @@ impl Register {
         };
         // In force before it is written: a disk that takes too long may write it or not, and until
         // that is known (`keep_tidy`) the strict side is the safe one.
-        self.list.add(&in_force);
+        self.list.add(&[in_force]);
         let written = self.store.update(Table::Revocations, vec![id], change);
         self.note(written.await)?;
         let stored = self.apply(&[(id, target)]).await?.pop().flatten();
@@ -137,7 +140,8 @@ impl Register {
 
     /// Takes a revocation back.
     pub async fn remove(&self, id: Pseudonym) -> Result<Removal, RegisterError> {
-        let configured = self.configured.iter().any(|r| self.id(&r.target) == id);
+        let configured = self.configured.load_full();
+        let configured = configured.iter().any(|r| self.id(&r.target) == id);
         let stored = self.store.get(Table::Revocations, &id).await?;
         let Some(stored) = stored.as_deref().map(decode).transpose()? else {
             return Ok(if configured {
@@ -157,9 +161,34 @@ impl Register {
         })
     }
 
+    /// Puts in force what a new configuration says, beside what the present one does: from here on
+    /// no request sees less than either. [`replace_configured`](Self::replace_configured) follows.
+    pub fn announce(&self, configured: &[Revocation]) {
+        let both = [self.configured.load().as_slice(), configured].concat();
+        self.configured.store(Arc::new(both));
+        self.list.add(configured);
+    }
+
+    /// Takes a new configuration's entries in the place of the present ones, which end where they do
+    /// not stand in it, or in the store, too.
+    ///
+    /// # Errors
+    /// What the store says. What was configured before is in force a little longer then, until the
+    /// store has been looked at again.
+    pub async fn replace_configured(&self, configured: Vec<Revocation>) -> Result<(), StoreError> {
+        let configured = Arc::new(configured);
+        let before = self.configured.swap(Arc::clone(&configured));
+        let targets = before.iter().chain(configured.iter()).map(|r| &r.target);
+        let targets: HashSet<&Target> = targets.collect();
+        let named = targets.into_iter().map(|t| (self.id(t), t.clone()));
+        let named: Vec<_> = named.collect();
+        self.note(self.apply(&named).await).map(drop)
+    }
+
     /// Everything in force.
     pub async fn entries(&self, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
-        let configured = self.configured.iter().map(|revocation| Entry {
+        let configured = self.configured.load_full();
+        let configured = configured.iter().map(|revocation| Entry {
             id: self.id(&revocation.target),
             revocation: revocation.clone(),
             configured: true,
@@ -233,20 +262,22 @@ impl Register {
     /// Brings the list in step with what is stored of these targets, and returns that.
     ///
     /// Two changes of one target may overtake each other between store and list; whoever finds that
-    /// the store has moved on does it again, so that the last one to write the list is right.
+    /// store or configuration have moved on does it again, so that the last to write the list is right.
     async fn apply(
         &self,
         targets: &[(Pseudonym, Target)],
     ) -> Result<Vec<Option<Revocation>>, StoreError> {
-        let in_question: Vec<&Target> = targets.iter().map(|(_, target)| target).collect();
+        let in_question: HashSet<&Target> = targets.iter().map(|(_, target)| target).collect();
         let mut stored = self.stored(targets).await?;
         loop {
-            let standing = self.configured.iter().cloned();
-            let kept = standing.filter(|r| in_question.contains(&&r.target));
+            let configured = self.configured.load_full();
+            let standing = configured.iter().cloned();
+            let kept = standing.filter(|r| in_question.contains(&r.target));
             let in_force: Vec<Revocation> = kept.chain(stored.iter().flatten().cloned()).collect();
             self.list.set(&in_question, &in_force);
             let since = self.stored(targets).await?;
-            if since == stored {
+            let current = Arc::ptr_eq(&configured, &self.configured.load());
+            if since == stored && current {
                 return Ok(stored);
             }
             stored = since;
@@ -349,6 +380,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_new_configurations_entries_take_the_place_of_the_old_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let old = ["both", "old", "old-and-stored"].map(|name| of(name, AT));
+        let register = register(&store, old.to_vec()).await;
+        register.add(of("old-and-stored", AT)).await.unwrap();
+        register.add(of("stored", AT)).await.unwrap();
+        let new = ["both", "new"].map(|name| of(name, AT));
+        register.announce(&new);
+        let all = ["both", "new", "old", "old-and-stored", "stored"];
+        assert_eq!(in_force(&register), all);
+        // An operator who takes one back meanwhile takes none of the configuration's with it.
+        let id = entry_id(&register.pseudonyms, &of("new", AT).target);
+        assert_eq!(register.remove(id).await.unwrap(), Removal::Configured);
+        assert_eq!(in_force(&register), all);
+        register.replace_configured(new.to_vec()).await.unwrap();
+        let left = ["both", "new", "old-and-stored", "stored"];
+        assert_eq!(in_force(&register), left);
+        let entries = register.entries(at(AT - 1)).await.unwrap();
+        let configured = entries.iter().filter(|e| e.configured).count();
+        assert_eq!((entries.len(), configured), (4, 2));
+        register.replace_configured(Vec::new()).await.unwrap();
+        assert_eq!(in_force(&register), ["old-and-stored", "stored"]);
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_both_configurations_is_never_out_of_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let register = Arc::new(register(&store, vec![of("both", AT)]).await);
+        let (watcher, stop) = (Arc::clone(&register), CancellationToken::new());
+        let stopped = stop.clone();
+        let both = of("both", AT).target;
+        let watching = std::thread::spawn(move || {
+            let mut looks = 0;
+            while !stopped.is_cancelled() {
+                let targets = watcher.list.snapshot().targets();
+                assert!(targets.contains(&both), "after {looks} looks");
+                looks += 1;
+            }
+            looks
+        });
+        for round in 0..200 {
+            let new = vec![of("both", AT), of(&round.to_string(), AT)];
+            register.announce(&new);
+            register.replace_configured(new).await.unwrap();
+        }
+        stop.cancel();
+        assert!(watching.join().unwrap() > 0);
+        assert_eq!(in_force(&register), ["199", "both"]);
+    }
+
+    #[tokio::test]
     async fn after_an_update_in_doubt_the_list_follows_the_store() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), &[7; 32]).unwrap();
@@ -358,7 +442,7 @@ mod tests {
         );
         // Written, though nobody heard of it; and in force, though it was not written.
         two.add(of("written", AT + 9)).await.unwrap();
-        one.list.add(&of("unwritten", AT + 9));
+        one.list.add(&[of("unwritten", AT + 9)]);
         one.tidy(at(AT)).await.unwrap();
         assert_eq!(in_force(&one), ["unwritten"]);
         one.note::<()>(Err(StoreError::Unavailable)).unwrap_err();

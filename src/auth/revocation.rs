@@ -184,17 +184,17 @@ impl RevocationList {
         self.0.store(Arc::new(revoked));
     }
 
-    /// Puts one more in force.
-    pub(super) fn add(&self, revocation: &Revocation) {
+    /// Puts more in force.
+    pub(super) fn add(&self, revocations: &[Revocation]) {
         self.0.rcu(|known| {
             let mut revoked = Revoked::clone(known);
-            revoked.add(revocation.clone());
+            revoked.extend(revocations.iter().cloned());
             revoked
         });
     }
 
     /// Sets what is in force for these targets: `revocations` and nothing else.
-    pub(super) fn set(&self, targets: &[&Target], revocations: &[Revocation]) {
+    pub(super) fn set(&self, targets: &HashSet<&Target>, revocations: &[Revocation]) {
         self.0.rcu(|known| {
             let mut revoked = Revoked::clone(known);
             for target in targets {

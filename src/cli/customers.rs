@@ -11,11 +11,12 @@ use clap::{Args, Subcommand, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use self::lines::{Flaw, Line, Lines};
 use super::{
-    CommandError, complain,
+    CommandError, complain, ignore, listen_for,
     reach::{Operator, Reach},
     say, shutdown_on_signals,
 };
@@ -96,6 +97,7 @@ async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
     };
     let lines = Lines::open(&args.file, args.from_line).map_err(flawed)?;
     let stop = shutdown_on_signals(SAME_SIGNAL)?;
+    ignore(listen_for(SignalKind::hangup())?);
     let way = match Reach::open(&config).await? {
         Reach::Running(operator) => Way::Running(operator, tenant),
         Reach::Store(store) => {

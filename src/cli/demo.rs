@@ -10,11 +10,11 @@ mod tour;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::stage::Stage;
-use super::{CommandError, say, shutdown_on_signal};
+use super::{CommandError, listen_for, reload_on, say, shutdown_on_signal};
 use crate::{
     app::{App, Edges},
     config::Config,
@@ -40,6 +40,7 @@ struct Demo {
 pub(super) async fn run(args: &DemoArgs) -> Result<(), CommandError> {
     let stage = Stage::set()?;
     let shutdown = shutdown_on_signal()?;
+    let hangups = listen_for(SignalKind::hangup())?;
     let stop_simulator = CancellationToken::new();
     let simulator = simulator(&stage, stop_simulator.clone())?;
     // The tour takes whatever ports are free; a person gets the ones that the README names.
@@ -62,6 +63,7 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CommandError> {
     telemetry::install(config.telemetry).map_err(CommandError::io("cannot start the log"))?;
     let tokens = Stage::tokens(&config)?;
     let app = App::build(config, edges).await?;
+    reload_on(hangups, app.reloads());
 
     let tasks = TaskTracker::new();
     let served = tasks.spawn(app.run(shutdown.clone()));

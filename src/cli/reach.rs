@@ -66,7 +66,7 @@ pub(super) struct Operator {
 }
 
 impl Operator {
-    fn new(admin: &AdminSettings) -> Result<Self, CommandError> {
+    pub(super) fn new(admin: &AdminSettings) -> Result<Self, CommandError> {
         let mut address = admin.listen;
         if address.ip().is_unspecified() {
             address.set_ip(match address.ip() {
@@ -100,8 +100,13 @@ impl Operator {
         )))
     }
 
+    /// Where it is asked.
+    pub(super) const fn base(&self) -> &Url {
+        &self.base
+    }
+
     /// Whether a gateway is there.
-    async fn answers(&self) -> bool {
+    pub(super) async fn answers(&self) -> bool {
         let Ok(url) = self.base.join("livez") else {
             return false;
         };

@@ -12,12 +12,14 @@ use config::{Map, Value};
 use crate::config::{
     field::Field,
     mistake::{Mistake, Report, suggest},
+    sources::Seen,
 };
 
 /// What every part of the reading shares.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) report: &'a Report,
+    pub(super) seen: &'a Seen,
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Whether all layers were read; if not, nothing is reported as missing.
     pub(super) complete: bool,

@@ -19,8 +19,9 @@ use crate::{
         cursor::{Context, Section},
         layers::Entry,
         mistake::{Mistake, is_variable},
+        sources::Purpose,
     },
-    files,
+    files::{Content, FileError, MAX_SECRET},
     ident::TenantId,
     units::{parse_duration, parse_size, show_duration, show_size},
 };
@@ -343,13 +344,27 @@ impl<'a> Field<'a> {
     /// The content of a file that holds nothing secret.
     pub(super) fn content(&self) -> Option<Vec<u8>> {
         let path = self.path()?;
-        files::read(&path, MAX_PLAIN_FILE)
+        self.context
+            .seen
+            .read(&path, MAX_PLAIN_FILE, Purpose::Setting)
             .inspect_err(|error| {
                 let mend = format!("mend the file or its path, now {}", path.display());
                 self.mistake(format!("names a file that {error}"), &mend);
             })
             .map(|content| content.bytes.to_vec())
             .ok()
+    }
+
+    /// Reads the file of a secret that stands here.
+    pub(super) fn read_secret(&self, path: &Path) -> Result<Content, FileError> {
+        // An account holds no other secrets than its credentials' users and passwords.
+        let purpose = if self.path.starts_with("accounts[") {
+            Purpose::Credential
+        } else {
+            Purpose::Setting
+        };
+        let content = self.context.seen.read(path, MAX_SECRET, purpose)?;
+        content.without_line_break()
     }
 
     /// Where relative paths start.

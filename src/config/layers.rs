@@ -15,8 +15,11 @@ use std::{
 use config::{Environment, FileFormat, Format, Map, Source, Value, ValueKind};
 
 use crate::{
-    config::mistake::{Mistake, Report, variable},
-    files::{self, FileError},
+    config::{
+        mistake::{Mistake, Report, variable},
+        sources::{Purpose, Seen},
+    },
+    files::FileError,
 };
 
 /// The lowest layer: every key of the fixed sections, with its default.
@@ -59,9 +62,11 @@ pub(super) fn read(
     paths: &[PathBuf],
     environment: &BTreeMap<String, String>,
     report: &Report,
+    seen: &Seen,
 ) -> Layers {
     let mut stack = Stack {
         report,
+        seen,
         layers: Layers {
             sections: Map::new(),
             entries: BTreeMap::new(),
@@ -92,6 +97,7 @@ pub(super) fn read(
 
 struct Stack<'a> {
     report: &'a Report,
+    seen: &'a Seen,
     layers: Layers,
 }
 
@@ -102,6 +108,7 @@ impl Stack<'_> {
             return vec![path.to_owned()];
         }
         let name = path.display().to_string();
+        self.seen.folder(path);
         let entries = match fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
             Ok(entries) => entries,
             Err(error) => {
@@ -132,7 +139,7 @@ impl Stack<'_> {
 
     fn push_file(&mut self, path: &Path) {
         let name = path.display().to_string();
-        let bytes = match files::read(path, MAX_FILE) {
+        let bytes = match self.seen.read(path, MAX_FILE, Purpose::Setting) {
             Ok(content) => content.bytes,
             // A file of which everything is commented out says nothing; so does an empty one.
             Err(FileError::Empty) => return,

@@ -4,10 +4,7 @@
 //! anything of it, nor the path or variable name that stands in its place: that may be a secret
 //! which was pasted there. The key and its file say where to look.
 
-use std::{
-    path::{Path, PathBuf},
-    str,
-};
+use std::{path::PathBuf, str};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
@@ -16,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{cursor::Section, field::Field},
     credential::source::Part,
-    files::{self, FileError, MAX_SECRET},
+    files::{FileError, MAX_SECRET},
 };
 
 const FORM: &str = "write { file = \"PATH\" } or { env = \"NAME\" } instead";
@@ -34,7 +31,7 @@ impl Secret {
 /// A secret, and where it can be read again.
 pub(super) struct Located {
     pub(super) secret: Secret,
-    /// The file; none where it is a variable, which does not change.
+    /// The file; none where it is a variable or a pipe, which do not change.
     file: Option<PathBuf>,
 }
 
@@ -63,11 +60,7 @@ pub(super) fn located(field: Field<'_>) -> Option<Located> {
     let from_file = section.optional("file");
     let from_variable = section.optional("env");
     let secret = match (from_file, from_variable) {
-        (Some(field), None) => field.path().and_then(|path| {
-            let secret = of_file(&field, &path)?;
-            let file = Some(path);
-            Some(Located { secret, file })
-        }),
+        (Some(field), None) => of_file(&field),
         (None, Some(field)) => {
             let file = None;
             of_variable(&field).map(|secret| Located { secret, file })
@@ -129,8 +122,9 @@ pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroiz
     Some(secret)
 }
 
-fn of_file(field: &Field<'_>, path: &Path) -> Option<Secret> {
-    match files::read_secret(path) {
+fn of_file(field: &Field<'_>) -> Option<Located> {
+    let path = field.path()?;
+    match field.read_secret(&path) {
         Ok(content) => {
             if content.world_readable {
                 field.warning(
@@ -138,7 +132,11 @@ fn of_file(field: &Field<'_>, path: &Path) -> Option<Secret> {
                     "take the right from others: chmod o-r",
                 );
             }
-            Some(Secret(content.bytes))
+            Some(Located {
+                secret: Secret(content.bytes),
+                // A pipe says it only once.
+                file: content.regular.then_some(path),
+            })
         }
         Err(FileError::Empty) => {
             field.mistake("names a file with nothing in it", "put the secret there");

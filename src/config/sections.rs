@@ -1,4 +1,4 @@
-//! The sections `[limits]`, `[validation]`, `[state]`, `[audit]` and `[telemetry]`.
+//! The sections `[limits]`, `[validation]`, `[state]`, `[audit]`, `[reload]` and `[telemetry]`.
 //!
 //! Invariant: limits that contradict each other do not leave here, and the two keys differ. The
 //! defaults stand in `config/default.toml`, not here.
@@ -12,6 +12,7 @@ use crate::{
     config::{cursor::Section, secret},
     operation::Operation,
     payload::{DataUri, Field, ImageFormat, ImageTypes, Rules},
+    reload::ReloadSettings,
     telemetry::{LogFormat, TelemetrySettings},
     tenant::Country,
     units::{GIB, KIB},
@@ -149,6 +150,23 @@ pub(super) fn audit(
     }
     section.finish();
     key
+}
+
+/// Files are not looked at more often than this. The kernel's clock for files ticks every few
+/// milliseconds, and what changes twice between two looks must not look alike.
+const SHORTEST_WATCH: Duration = Duration::from_millis(100);
+
+/// Reads `[reload]`.
+pub(super) fn reload(mut section: Section<'_>) -> Option<ReloadSettings> {
+    let watch = section.duration("watch", Duration::ZERO..=Duration::from_hours(1));
+    let too_often = |every: &Duration| !every.is_zero() && *every < SHORTEST_WATCH;
+    if watch.as_ref().is_some_and(too_often) {
+        let mend = "write \"100ms\" or longer, or \"0s\" to switch it off";
+        section.mistake("watch", "is shorter than 100ms", mend);
+    }
+    section.finish();
+    let watch = Some(watch?).filter(|every| !every.is_zero());
+    Some(ReloadSettings { watch })
 }
 
 /// Reads `[telemetry]`.

@@ -605,7 +605,8 @@ fn written_keys(text: &str) -> BTreeSet<String> {
 /// The keys that the code asks for: what it suggests for an unknown key in each section.
 fn asked_keys() -> BTreeSet<String> {
     let folder = Folder::new();
-    let sections = "admin audit limits server server.http2 state telemetry upstream validation";
+    let sections =
+        "admin audit limits reload server server.http2 state telemetry upstream validation";
     let text: String = BASE
         .lines()
         .map(|line| format!("{line}\n"))
@@ -769,4 +770,112 @@ fn the_state_is_beside_the_file_that_names_it_or_in_the_working_directory() {
     );
     let named = folder.load(&["here.toml"]).unwrap();
     assert_eq!(named.state_path, folder.folder.path().join("mine"));
+}
+
+impl Folder {
+    /// One reading, and what it looked at, by names in this folder.
+    fn read(&self, names: &[&str]) -> (Reading, Vec<String>, Vec<String>) {
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
+        let reading = Origin::new(&paths, self.environment.iter().cloned()).read();
+        let relative = |paths: &[PathBuf]| {
+            let paths = paths.iter();
+            let relative = paths.map(|p| p.strip_prefix(self.folder.path()).unwrap());
+            relative.map(|p| p.display().to_string()).collect()
+        };
+        let files = relative(&reading.sources.files);
+        let credentials = relative(&reading.sources.credentials);
+        (reading, files, credentials)
+    }
+}
+
+#[test]
+fn a_reading_tells_what_it_looked_at_and_credentials_apart() {
+    let folder = Folder::new();
+    let issuer = "id = \"idp\"";
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    folder.write("more/idp.pem", pair.public_key_pem());
+    let second = "[[issuers]]\nid = \"two\"\nissuer = \"https://two.example/\"\n\
+                  audiences = [\"gw\"]\nalgorithms = [\"ES256\"]\ntenants = [\"acme\"]\n\
+                  public_key = \"idp.pem\"\n";
+    folder.write("more/second.toml", second);
+    folder.write("gateway.toml", BASE);
+    let (reading, files, credentials) = folder.read(&["gateway.toml", "more"]);
+    assert!(reading.outcome.is_ok());
+    let read = [
+        "audit-key",
+        "gateway.toml",
+        "hmac",
+        "more",
+        "more/idp.pem",
+        "more/second.toml",
+        "state-key",
+    ];
+    assert_eq!(files, read);
+    assert_eq!(credentials, ["pass", "user"]);
+    assert!(!reading.sources.once);
+    // What fails says so too, and of what is not there.
+    fs::remove_file(folder.path("hmac")).unwrap();
+    folder.write("gateway.toml", BASE.replace(issuer, "id = 7"));
+    let (reading, files, _) = folder.read(&["gateway.toml", "elsewhere.toml"]);
+    assert!(reading.outcome.is_err());
+    assert_eq!(files[..3], ["audit-key", "elsewhere.toml", "gateway.toml"]);
+    assert!(files.contains(&"hmac".to_owned()), "{files:?}");
+}
+
+#[test]
+fn a_fingerprint_is_another_one_exactly_where_something_else_was_found() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("more")).unwrap();
+    folder.write(
+        "more/gateway.toml",
+        BASE.replace("file = \"", "file = \"../"),
+    );
+    let print = || folder.read(&["more"]).0.sources.fingerprint;
+    let mut before = print();
+    folder.write("user", "canary-user");
+    folder.write("unread", "x");
+    assert!(print() == before, "nothing of it was read");
+    for (name, content) in [
+        ("user", "canary-another"),
+        ("pass", "canary-another"),
+        ("hmac", &"canary-another".repeat(6)),
+        ("more/empty.toml", ""),
+        ("more/empty.toml", "[server]\n"),
+    ] {
+        folder.write(name, content);
+        let after = print();
+        assert!(after != before, "{name}");
+        before = after;
+    }
+    fs::remove_file(folder.path("hmac")).unwrap();
+    assert!(print() != before);
+}
+
+#[test]
+fn what_comes_from_a_pipe_cannot_be_read_again() {
+    let folder = Folder::new();
+    folder.write("gateway.toml", BASE);
+    let pipe = folder.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let writer = std::thread::spawn(move || fs::write(pipe, "[server]\n").unwrap());
+    let (reading, ..) = folder.read(&["gateway.toml", "pipe"]);
+    writer.join().unwrap();
+    assert!(reading.outcome.is_ok() && reading.sources.once);
+}
+
+#[test]
+fn files_are_watched_every_second_unless_that_is_switched_off() {
+    let folder = Folder::new();
+    let watch = |toml: &str| folder.load_with(toml).unwrap().reload.watch;
+    assert_eq!(watch(""), Some(Duration::from_secs(1)));
+    let shortest = Duration::from_millis(100);
+    assert_eq!(watch("[reload]\nwatch = \"100ms\""), Some(shortest));
+    assert_eq!(watch("[reload]\nwatch = \"0s\""), None);
+    folder.write(
+        "gateway.toml",
+        format!("[reload]\nwatch = \"99ms\"\n{BASE}"),
+    );
+    let found = folder.mistakes(&["gateway.toml"]);
+    assert_eq!(found, pairs(&[("gateway.toml", "reload.watch")]));
 }

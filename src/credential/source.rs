@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use thiserror::Error;
 
 use super::{Credential, CredentialError};
-use crate::files::{self, FileError};
+use crate::files::{self, Content, FileError, MAX_SECRET};
 
 /// Where a user and password come from.
 #[derive(Clone)]
@@ -101,7 +101,8 @@ impl Part {
             Self::File(path) => path,
             Self::Fixed(value) => return Ok(value.clone()),
         };
-        let content = files::read_secret(path).map_err(|e| SourceError::File(what, e))?;
+        let content = files::read(path, MAX_SECRET).and_then(Content::without_line_break);
+        let content = content.map_err(|error| SourceError::File(what, error))?;
         let text = str::from_utf8(&content.bytes).map_err(|_| SourceError::Text(what))?;
         // Exactly as long as the text, so that boxing it leaves no copy behind.
         Ok(SecretString::from(text.to_owned()))

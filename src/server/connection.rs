@@ -57,6 +57,20 @@ pub(super) struct Connections<H> {
 }
 
 impl<H: Handle> Connections<H> {
+    /// The same for connections that are accepted while these settings hold.
+    pub(super) fn under(self: Arc<Self>, settings: Arc<ServerSettings>) -> Arc<Self> {
+        if Arc::ptr_eq(&self.settings, &settings) {
+            return self;
+        }
+        Arc::new(Self {
+            settings,
+            handler: self.handler.clone(),
+            shutdown: self.shutdown.clone(),
+            stats: Arc::clone(&self.stats),
+            tracker: self.tracker.clone(),
+        })
+    }
+
     /// Serves one connection to its end.
     pub(super) async fn run(self: Arc<Self>, stream: TcpStream, peer: IpAddr, open: Open) {
         let activity = Arc::new(Activity::new(&self.settings));

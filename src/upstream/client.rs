@@ -39,7 +39,7 @@ const READ_BUFFER: usize = 256 * 1024;
 const SMALL_FRAME: usize = READ_BUFFER / 2;
 
 /// Where requests go and how long they may take.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamSettings {
     /// The URL of DCAMS's storage API. `http` is for loopback only; the configuration checks that.
     pub url: Uri,

@@ -18,7 +18,7 @@ use crate::{
 /// What the simulator says of a customer that nobody created: the token was good.
 const PASSED: u16 = 404;
 
-fn pair() -> KeyPair {
+pub fn pair() -> KeyPair {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
@@ -43,13 +43,13 @@ fn claims(issuer: &str) -> Value {
 }
 
 /// A token of an issuer that publishes its keys, signed under this `kid`.
-fn token(idp: &Idp, pair: &KeyPair, kid: &str) -> String {
+pub fn token(idp: &Idp, pair: &KeyPair, kid: &str) -> String {
     let header = json!({"alg": "ES256", "kid": kid});
     es256(&header, &claims(&idp.url("")), pair)
 }
 
 /// An issuer that publishes its keys, beside the demo's own.
-fn issuer(id: &str, idp: &Idp) -> String {
+pub fn issuer(id: &str, idp: &Idp) -> String {
     format!(
         "[[issuers]]\nid = \"{id}\"\nissuer = \"{}\"\naudiences = [\"dcams-gateway\"]\n\
          algorithms = [\"ES256\"]\ntenants = [\"demo\"]\njwks_url = \"{}\"\n",
@@ -455,4 +455,27 @@ async fn a_claim_that_is_bound_to_a_member_must_equal_it() {
         services,
         [CreateOrUpdateCustomer, GetStatus].map(|o| Some(o.name().to_owned()))
     );
+}
+
+#[tokio::test]
+async fn a_proof_that_was_used_stays_used_over_a_reload_and_a_nonce_stays_good() {
+    let world = World::with(PUBLIC, &[]).await;
+    let holder = Holder::new();
+    let challenged = prove(&world, &holder.token, &[&holder.proof(HTU, json!({}))]).await;
+    let with_nonce = || holder.proof(HTU, json!({ "nonce": nonce(&challenged) }));
+    let used = with_nonce();
+    assert_eq!(prove(&world, &holder.token, &[&used]).await.status, PASSED);
+    let more = format!("{PUBLIC}[limits]\nmax_lookup_body = \"8KiB\"\n");
+    world.change(&more).await;
+    let again = prove(&world, &holder.token, &[&used]).await;
+    assert_eq!(
+        (again.status, again.code().as_str()),
+        (401, "invalid_dpop_proof")
+    );
+    let new = prove(&world, &holder.token, &[&with_nonce()]).await;
+    assert_eq!(new.status, PASSED);
+    // The URLs are the new configuration's.
+    world.change(&PUBLIC.replace("gateway", "elsewhere")).await;
+    let here = prove(&world, &holder.token, &[&with_nonce()]).await;
+    assert_eq!(here.code(), "invalid_dpop_proof");
 }

@@ -195,6 +195,7 @@ impl Served {
             ("DCAMS_GATEWAY__UPSTREAM__URL", url),
             ("DCAMS_GATEWAY__SERVER__LISTEN", "127.0.0.1:0"),
             ("DCAMS_GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
+            ("DCAMS_GATEWAY__RELOAD__WATCH", "0s"),
         ];
         let arguments = ["serve", "--config", &paths[0], &paths[1]];
         command(&arguments, &[&fixed, variables].concat())

@@ -31,6 +31,8 @@ use crate::{
 };
 
 const MAIN_USER: &str = "main-api-user@veratad.example";
+/// Files are looked at often, so that no test waits for long.
+const WATCHED: [(&str, &str); 1] = [("RELOAD__WATCH", "100ms")];
 /// What an operator puts into files, and what the vendor accepts.
 const OLD: &str = "old-Pa\"ss-1";
 const NEW: &str = "new-Pa\\ss-2";
@@ -75,7 +77,7 @@ impl Scene {
     }
 
     async fn accepting(accepted: &[&str], credentials: &[&str], more: &str) -> Self {
-        let world = World::prepared(&account(credentials, more), &[], write_passes).await;
+        let world = World::prepared(&account(credentials, more), &WATCHED, write_passes).await;
         let config = load(world.folder(), &world.simulator.url(), &[]);
         let token = mint(&config, 1, &[GetStatus], None);
         let scene = Self {
@@ -273,7 +275,7 @@ async fn with_all_refused_dcams_is_left_alone_and_all_is_well_when_one_is_accept
         codes
     };
     assert_eq!(codes(&load), ["502 upstream_credentials_rejected"]);
-    assert_eq!(load.failed.len() as u64, load.answered);
+    assert_eq!(u64::try_from(load.failed.len()), Ok(load.answered));
     // Each of the two at once, and again when its rest is over.
     assert!((2..=4).contains(&calls), "{calls}");
     let ready = scene.world.operator("/readyz").await.text;
@@ -431,22 +433,20 @@ async fn a_source_that_cannot_be_read_costs_nothing_and_is_seen() {
     let _guard = log.collect_log();
     let scene = Scene::start(&["old"], "").await;
     let file = scene.world.folder().join("old");
-    let broken: [(&str, Box<dyn Fn()>); 5] = [
-        ("file_empty", Box::new(|| fs::write(&file, "").unwrap())),
-        ("file_empty", Box::new(|| fs::write(&file, "\r\n").unwrap())),
-        (
-            "file_too_large",
-            Box::new(|| fs::write(&file, "x".repeat(70_000)).unwrap()),
-        ),
-        (
-            "not_text",
-            Box::new(|| fs::write(&file, b"pass\xFF").unwrap()),
-        ),
-        ("file_missing", Box::new(|| fs::remove_file(&file).unwrap())),
+    let large = "x".repeat(70_000);
+    let broken: [(&str, Option<&[u8]>); 5] = [
+        ("file_empty", Some(b"")),
+        ("file_empty", Some(b"\r\n")),
+        ("file_too_large", Some(large.as_bytes())),
+        ("not_text", Some(b"pass\xFF")),
+        ("file_missing", None),
     ];
     let mut failures = 0;
-    for (reason, spoil) in broken {
-        spoil();
+    for (reason, content) in broken {
+        match content {
+            Some(content) => fs::write(&file, content).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
         let lines = format!("({reason}), its last value is kept");
         while !scene.world.operator("/readyz").await.text.contains(&lines) {}
         assert_eq!(scene.ask().await.code(), "customer_not_found", "{reason}");
@@ -498,7 +498,7 @@ async fn a_folder_that_is_swapped_as_kubernetes_does_is_one_new_pair() {
             "pass = { file = \"old\" }",
             "pass = { file = \"volume/pass\" }",
         );
-    let world = World::prepared(&toml, &[], prepare).await;
+    let world = World::prepared(&toml, &WATCHED, prepare).await;
     let config = load(world.folder(), &world.simulator.url(), &[]);
     let token = mint(&config, 1, &[GetStatus], None);
     let world = Arc::new(world);
@@ -525,7 +525,7 @@ async fn not_before_and_not_after_are_kept_to_the_second() {
             "{ id = \"new\",",
             &format!("{{ id = \"new\", not_before = \"{switch}\","),
         );
-    let world = World::prepared(&toml, &[], write_passes).await;
+    let world = World::prepared(&toml, &WATCHED, write_passes).await;
     let config = load(world.folder(), &world.simulator.url(), &[]);
     let token = mint(&config, 1, &[GetStatus], None);
     let world = Arc::new(world);
@@ -625,7 +625,8 @@ impl Process {
 
     async fn serve(&self) -> Served {
         let url = self.simulator.url();
-        Served::start(self.folder.path(), &url, &self.toml, &[]).await
+        let watched = [("DCAMS_GATEWAY__RELOAD__WATCH", "100ms")];
+        Served::start(self.folder.path(), &url, &self.toml, &watched).await
     }
 
     async fn ask(&self, served: &Served) -> String {

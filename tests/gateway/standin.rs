@@ -174,9 +174,10 @@ pub async fn start(settings: ServerSettings, handler: StandIn) -> Running {
     let listener = bind(settings.listen).unwrap();
     let addr = listener.local_addr().unwrap();
     let (stats, shutdown) = (Arc::<ConnectionStats>::default(), CancellationToken::new());
+    let settings = Arc::new(settings);
     let serving = serve(
         listener,
-        Arc::new(settings),
+        move || Arc::clone(&settings),
         handler,
         shutdown.clone(),
         Arc::clone(&stats),

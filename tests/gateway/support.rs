@@ -319,6 +319,33 @@ impl World {
         answer(request.send().await.unwrap()).await
     }
 
+    /// What stands on top of the demo's configuration from now on, once it is reloaded.
+    pub fn rewrite(&self, toml: &str) {
+        fs::write(self.folder().join("more.toml"), toml).unwrap();
+    }
+
+    /// Ends the gateway as a signal would.
+    pub fn drain(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Has the configuration read again by an operator.
+    pub async fn reload(&self) -> Answer {
+        let url = format!("http://{}/api/reload", self.admin);
+        let request = self.client.post(url).json(&json!({}));
+        answer(request.send().await.unwrap()).await
+    }
+
+    /// Puts this on top of the demo's configuration, and has it in force.
+    pub async fn change(&self, toml: &str) {
+        self.rewrite(toml);
+        let answer = self.reload().await;
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({"result": "ok", "changed": true}))
+        );
+    }
+
     /// Sends a request to the admin listener.
     pub async fn operator(&self, path: &str) -> Answer {
         let url = format!("http://{}{path}", self.admin);
@@ -426,10 +453,14 @@ pub fn write_secrets(folder: &Path) {
 }
 
 pub fn load(folder: &Path, url: &str, variables: &[(&str, &str)]) -> Config {
-    let variables = [&[("UPSTREAM__URL", url)], variables]
-        .concat()
-        .into_iter()
-        .map(|(name, value)| (format!("DCAMS_GATEWAY__{name}"), value.to_owned()));
+    // Files are looked at where a test is about that, and nowhere else.
+    let variables = [
+        &[("UPSTREAM__URL", url), ("RELOAD__WATCH", "0s")],
+        variables,
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, value)| (format!("DCAMS_GATEWAY__{name}"), value.to_owned()));
     Config::load(
         &[folder.join("demo.toml"), folder.join("more.toml")],
         variables,

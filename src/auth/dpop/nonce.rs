@@ -60,6 +60,11 @@ impl Nonces {
         Self { key, process }
     }
 
+    /// Nonces of the same key, to which these are another process's.
+    pub(super) fn of_another_process(&self) -> Self {
+        Self::new(NonceKey(self.key.0.clone()))
+    }
+
     /// The nonce of this moment's slot.
     pub(super) fn make(&self, now: Timestamp) -> String {
         let mut content = slot(now).to_be_bytes().to_vec();

@@ -814,6 +814,68 @@ fn after_a_start_a_proof_needs_a_nonce_of_this_process() {
     assert_eq!(one(&after, &issued(NOW + 31), &RULES, NOW + 31), Ok(()));
 }
 
+/// An issuer whose proofs can pass for this many seconds.
+fn window(issuer: &str, seconds: u64) -> impl Iterator<Item = (String, Duration)> {
+    [(issuer.to_owned(), Duration::from_secs(seconds))].into_iter()
+}
+
+#[test]
+fn a_used_proof_stays_used_when_the_urls_change_and_no_nonce_is_asked_for_anew() {
+    let before = checker().serving(window("idp", 90), at(NOW - 3600));
+    let (plain, nonced) = (with(&claims()), with_nonce(&before, NOW));
+    assert_eq!(one(&before, &plain, &RULES, NOW), Ok(()));
+    let elsewhere = settings(&["https://elsewhere.example"], 1).public_urls;
+    let after = before
+        .at(elsewhere.clone())
+        .serving(window("idp", 90), at(NOW));
+    assert_eq!(one(&after, &plain, &RULES, NOW), Err(OtherUrl));
+    let back = after.at(before.public_urls().to_vec());
+    let back = back.serving(window("idp", 90), at(NOW));
+    assert_eq!(one(&back, &plain, &RULES, NOW), Err(Replayed));
+    assert_eq!(one(&back, &nonced, &NONCE_RULES, NOW), Ok(()));
+    assert_eq!(one(&before, &nonced, &NONCE_RULES, NOW), Err(Replayed));
+    let new = with(&claims().set("jti", "\"new\""));
+    assert_eq!(one(&back, &new, &RULES, NOW), Ok(()));
+}
+
+#[test]
+fn a_proof_that_was_forgotten_in_good_time_does_not_pass_where_proofs_may_be_older() {
+    let short = DpopRules {
+        max_age: Duration::from_secs(1),
+        ..RULES
+    };
+    let before = checker().serving(window("idp", 31), at(NOW - 3600));
+    let used = with_nonce(&before, NOW);
+    assert_eq!(one(&before, &used, &short, NOW), Ok(()));
+    // Something later has it forgotten: it was too old by then.
+    let later = claims()
+        .set("iat", &(NOW + 40).to_string())
+        .set("jti", "\"later\"");
+    assert_eq!(one(&before, &with(&later), &short, NOW + 40), Ok(()));
+    let again = |checker: &ProofChecker| one(checker, &used, &RULES, NOW + 45);
+    // As it would be if nobody took care.
+    assert_eq!(again(&before.at(before.public_urls().to_vec())), Ok(()));
+
+    let before = checker().serving(window("idp", 31), at(NOW - 3600));
+    let used = with_nonce(&before, NOW);
+    assert_eq!(one(&before, &used, &short, NOW), Ok(()));
+    assert_eq!(one(&before, &with(&later), &short, NOW + 40), Ok(()));
+    // Also where the issuer was gone in between.
+    let urls = || before.public_urls().to_vec();
+    let between = before.at(urls()).serving(window("other", 90), at(NOW + 41));
+    let after = between.at(urls()).serving(window("idp", 90), at(NOW + 42));
+    assert_eq!(one(&after, &used, &RULES, NOW + 45), Err(NonceRequired));
+    let fresh = with_nonce(&after, NOW + 45);
+    assert_eq!(one(&after, &fresh, &RULES, NOW + 45), Ok(()));
+    // From then on it is as it was, also after another reload.
+    let same = after.at(urls()).serving(window("idp", 90), at(NOW + 50));
+    assert_eq!(one(&same, &fresh, &RULES, NOW + 51), Err(Replayed));
+    let plain = claims()
+        .set("iat", &(NOW + 80).to_string())
+        .set("jti", "\"plain\"");
+    assert_eq!(one(&same, &with(&plain), &RULES, NOW + 80), Ok(()));
+}
+
 #[test]
 fn without_a_public_url_no_proof_passes() {
     let checker = ProofChecker::new(settings(&[], 1), at(NOW - 3600));

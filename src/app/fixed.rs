@@ -1,0 +1,47 @@
+//! What only a restart changes: keys that state and audit trail are sealed with, and where lines go.
+
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{Config, mistake::Mistake},
+    telemetry::TelemetrySettings,
+};
+
+/// The settings that the process was started with and keeps.
+pub(super) struct Fixed {
+    state_path: PathBuf,
+    state_key: Zeroizing<[u8; 32]>,
+    audit_key: Zeroizing<[u8; 32]>,
+    telemetry: TelemetrySettings,
+}
+
+impl Fixed {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            state_path: config.state_path.clone(),
+            state_key: config.state_key.clone(),
+            audit_key: config.audit_key.clone(),
+            telemetry: config.telemetry,
+        }
+    }
+
+    /// Each of these settings that a new configuration has otherwise.
+    pub(super) fn changed_in(&self, config: &Config) -> Vec<Mistake> {
+        let (old, new) = (&self.telemetry, &config.telemetry);
+        let compared = [
+            ("state.path", self.state_path == config.state_path),
+            ("state.key", self.state_key == config.state_key),
+            ("audit.key", self.audit_key == config.audit_key),
+            ("telemetry.log_format", old.format == new.format),
+            ("telemetry.log_level", old.level == new.level),
+        ];
+        let changed = compared.into_iter().filter(|(_, same)| !same);
+        let problem = "is another one now, and takes a restart to change";
+        let mend = "restart the gateway, or change it back";
+        changed
+            .map(|(key, _)| Mistake::new("configuration", key, problem, mend))
+            .collect()
+    }
+}

@@ -1,0 +1,32 @@
+//! `reload`: has the gateway that runs read its configuration again.
+//!
+//! It reads its own files, wherever this command is run; those named here only say where it listens
+//! and by which token it is asked.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{CommandError, ConfigArgs, reach::Operator, say};
+use crate::config::Config;
+
+pub(super) async fn run(args: &ConfigArgs) -> Result<(), CommandError> {
+    // What is wrong for this command is wrong for the gateway, which need not be asked then.
+    let config = Config::load_with_env(&args.config)?;
+    let operator = Operator::new(&config.admin)?;
+    if !operator.answers().await {
+        return Err(CommandError::Operator(format!(
+            "no gateway answers at {}: start it; where it runs and admin.listen is what has changed, \
+             send it SIGHUP",
+            operator.base()
+        )));
+    }
+    let answer = operator
+        .ask(Method::POST, "api/reload", Some(&json!({})))
+        .await?;
+    let changed = answer.get("changed").and_then(Value::as_bool);
+    say(if changed == Some(true) {
+        "the configuration is in force"
+    } else {
+        "the configuration in force is the same"
+    })
+}
