@@ -68,13 +68,20 @@ impl KeySource {
     }
 
     /// Goes on with `older`, where that fetches the same keys in the same way: what was fetched is
-    /// kept, and nothing is asked for anew.
+    /// kept, and nothing is asked for anew. Where only the way is another one, the keys are kept
+    /// until the first fetch.
     pub fn continue_with(&mut self, older: &Arc<RemoteKeys>) {
-        if let Self::Remote(new) = self
-            && new.issuer == older.issuer
-            && new.settings == older.settings
-        {
+        let Self::Remote(new) = self else { return };
+        let (was, is) = (&older.settings, &new.settings);
+        if new.issuer != older.issuer {
+            return;
+        }
+        if was == is {
             *new = Arc::clone(older);
+        } else if was.source == is.source && was.algorithms == is.algorithms {
+            new.known.store(older.current());
+            let confirmed = older.schedule().confirmed();
+            new.schedule().confirm(confirmed);
         }
     }
 

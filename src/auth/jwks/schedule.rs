@@ -181,6 +181,16 @@ impl Schedule {
         self.ended
     }
 
+    /// When the set was fetched last, unless it was withdrawn since.
+    pub(super) const fn confirmed(&self) -> Option<Instant> {
+        self.confirmed
+    }
+
+    /// Begins with a set that was fetched elsewhere, and when.
+    pub(super) const fn confirm(&mut self, at: Option<Instant>) {
+        self.confirmed = at;
+    }
+
     /// No fetch will begin any more.
     pub(super) const fn stop(&mut self) {
         self.activity = Activity::Stopped;
