@@ -5,6 +5,7 @@
 //! gone. Nothing here prints a user, a password or the length of one.
 
 mod echo;
+pub mod vault;
 
 use std::{fmt, sync::Arc};
 
