@@ -20,6 +20,7 @@ mod revocations;
 mod secret;
 mod sections;
 pub mod units;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -55,7 +56,7 @@ use crate::{
         },
     },
     body::BodySettings,
-    credential::Account,
+    credential::{Account, vault::VaultSettings},
     ident::{AccountId, IssuerId, PseudonymKey, TenantId},
     payload::Rules,
     route::RouteSettings,
@@ -86,6 +87,8 @@ pub struct Config {
     pub rules: Rules,
     /// The Veratad accounts; each tenant's is among them.
     pub accounts: Vec<Account>,
+    /// Where credentials are that are kept in Vault.
+    pub vault: Option<VaultSettings>,
     /// The token issuers.
     pub issuers: Vec<IssuerSettings>,
     /// The keys that mint tokens, for those issuers whose secret or private key is configured.
@@ -220,6 +223,7 @@ fn assemble(context: Context<'_>, mut layers: Layers) -> Option<Config> {
         body,
         rules: sections.rules?,
         accounts: listed_accounts?,
+        vault: sections.vault,
         issuers,
         dpop,
         signing_keys,
@@ -259,6 +263,8 @@ struct Fixed {
     state: Option<State>,
     audit_key: Option<Zeroizing<[u8; 32]>>,
     telemetry: Option<TelemetrySettings>,
+    /// Also where there is no such section.
+    vault: Option<VaultSettings>,
 }
 
 fn fixed(mut root: Section<'_>) -> Fixed {
@@ -273,6 +279,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let state_key = state.as_ref().map(|state| &*state.key);
     let audit_key = sections::audit(root.section("audit"), state_key);
     let telemetry = sections::telemetry(root.section("telemetry"));
+    let vault = vault::settings(&mut root);
     root.known(&layers::LISTS);
     root.finish();
     Fixed {
@@ -284,6 +291,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         state,
         audit_key,
         telemetry,
+        vault,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod broken;
 mod remote;
+mod vault;
 
 use std::{
     collections::BTreeSet,
@@ -619,7 +620,9 @@ fn asked_keys() -> BTreeSet<String> {
                   issuer_discovery = true\n[issuers.jwks]\nzz = 1\n\
                   [[issuers.bind]]\nclaim = \"ref\"\npointer = \"/reference\"\nzz = 1\n\
                   [[revocations]]\ntenant = \"acme\"\nzz = 1\n";
-    let text = text + remote;
+    let vault = "[vault]\naddress = \"https://vault.example\"\nauth = \"token\"\n\
+                 token = { file = \"hmac\" }\nzz = 1\n";
+    let text = text + remote + vault;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
         .split(' ')
