@@ -38,4 +38,5 @@ mod standin;
 mod support;
 mod tokens;
 mod upstream;
+mod vault;
 mod wire;
