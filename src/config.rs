@@ -20,6 +20,7 @@ mod revocations;
 mod secret;
 mod sections;
 pub mod sources;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -53,7 +54,7 @@ use crate::{
         },
     },
     body::BodySettings,
-    credential::Account,
+    credential::{Account, vault::VaultSettings},
     ident::{AccountId, IssuerId, PseudonymKey, TenantId},
     payload::Rules,
     reload::ReloadSettings,
@@ -85,6 +86,8 @@ pub struct Config {
     pub rules: Rules,
     /// The Veratad accounts; each tenant's is among them.
     pub accounts: Vec<Account>,
+    /// Where credentials are that are kept in Vault.
+    pub vault: Option<VaultSettings>,
     /// The token issuers.
     pub issuers: Vec<IssuerSettings>,
     /// The keys that mint tokens, for those issuers whose secret or private key is configured.
@@ -237,6 +240,7 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
         body,
         rules: sections.rules?,
         accounts: listed_accounts?,
+        vault: sections.vault,
         issuers,
         dpop,
         signing_keys,
@@ -281,6 +285,8 @@ struct Fixed {
     audit_key: Option<Zeroizing<[u8; 32]>>,
     reload: Option<ReloadSettings>,
     telemetry: Option<TelemetrySettings>,
+    /// Also where there is no such section.
+    vault: Option<VaultSettings>,
 }
 
 fn fixed(mut root: Section<'_>) -> Fixed {
@@ -296,6 +302,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let audit_key = sections::audit(root.section("audit"), state_key);
     let reload = sections::reload(root.section("reload"));
     let telemetry = sections::telemetry(root.section("telemetry"));
+    let vault = vault::settings(&mut root);
     root.known(&layers::LISTS);
     root.finish();
     Fixed {
@@ -308,6 +315,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         audit_key,
         reload,
         telemetry,
+        vault,
     }
 }
 

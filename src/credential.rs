@@ -11,6 +11,7 @@ mod echo;
 pub mod pool;
 pub mod rotation;
 pub mod source;
+pub mod vault;
 
 use std::{fmt, sync::Arc};
 

@@ -31,7 +31,13 @@ pub(super) const LISTS: [&str; 4] = ["accounts", "issuers", "revocations", "tena
 
 /// Secret references: one in a later layer replaces the one before as a whole, because `file` from
 /// one layer beside `env` from another would be neither.
-const SECRETS: [&str; 3] = ["admin.token", "state.key", "audit.key"];
+const SECRETS: [&str; 5] = [
+    "admin.token",
+    "state.key",
+    "audit.key",
+    "vault.token",
+    "vault.secret_id",
+];
 
 /// More than any configuration needs; a device or a wrong file is not read for ever.
 const MAX_FILE: u64 = 4 << 20;

@@ -2,6 +2,7 @@
 
 mod broken;
 mod remote;
+mod vault;
 
 use std::{
     collections::BTreeSet,
@@ -623,7 +624,9 @@ fn asked_keys() -> BTreeSet<String> {
                   [[accounts]]\nid = \"second\"\n[accounts.probe]\nemail = \"a@b.example\"\nzz = 1\n\
                   [accounts.rotation]\nzz = 1\n[[accounts.credentials]]\nid = \"c2\"\nzz = 1\n\
                   user = { file = \"hmac\" }\npass = { file = \"pass\" }\n";
-    let text = text + remote;
+    let vault = "[vault]\naddress = \"https://vault.example\"\nauth = \"token\"\n\
+                 token = { file = \"hmac\" }\nzz = 1\n";
+    let text = text + remote + vault;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
         .split(' ')

@@ -1,5 +1,6 @@
 //! An issuer's key server on loopback, which answers what it is told to, good or hostile, and counts
-//! what it is asked. A thread a connection, and one request on each.
+//! and keeps what it is asked. A thread a connection, and one request on each. Other servers that the
+//! gateway calls are played by it too.
 
 use std::{
     collections::HashMap,
@@ -42,6 +43,7 @@ struct Shared {
 struct Desk {
     answers: HashMap<String, Answer>,
     asked: HashMap<String, usize>,
+    heard: Vec<String>,
     held: bool,
 }
 
@@ -194,6 +196,11 @@ impl Idp {
         self.desk(|desk| desk.asked.get(path).copied().unwrap_or(0))
     }
 
+    /// Every request so far, head and body.
+    pub fn heard(&self) -> Vec<String> {
+        self.desk(|desk| desk.heard.clone())
+    }
+
     /// From now on requests are counted and wait.
     pub fn hold(&self) {
         self.desk(|desk| desk.held = true);
@@ -211,11 +218,15 @@ impl Idp {
 }
 
 fn serve(stream: &mut (impl Read + Write), shared: &Shared) {
-    let Some(path) = read_path(stream) else {
+    let Some(request) = read_request(stream) else {
+        return;
+    };
+    let Some(path) = request.split(' ').nth(1).map(str::to_owned) else {
         return;
     };
     let mut desk = shared.desk.lock().unwrap();
     *desk.asked.entry(path.clone()).or_default() += 1;
+    desk.heard.push(request);
     let desk = shared.released.wait_while(desk, |desk| desk.held).unwrap();
     let answer = desk.answers.get(&path).cloned();
     drop(desk);
@@ -258,12 +269,19 @@ fn send(stream: &mut impl Write, answer: &Answer) -> io::Result<()> {
     stream.flush()
 }
 
-fn read_path(stream: &mut impl Read) -> Option<String> {
-    let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
-    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+fn read_request(stream: &mut impl Read) -> Option<String> {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_lowercase();
+            let mut lines = head.lines();
+            let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                return Some(text);
+            }
+        }
         let count = stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
-        head.extend_from_slice(&buffer[..count]);
+        request.extend_from_slice(&buffer[..count]);
     }
-    let head = String::from_utf8(head).ok()?;
-    head.split(' ').nth(1).map(str::to_owned)
 }

@@ -40,4 +40,5 @@ mod standin;
 mod support;
 mod tokens;
 mod upstream;
+mod vault;
 mod wire;
