@@ -144,7 +144,7 @@ fn moved(
             "configuration",
             key,
             problem,
-            "free it, or set another address",
+            "free it and reload again, or set another address",
         )
     };
     server::bind(wanted)
