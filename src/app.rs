@@ -35,13 +35,14 @@ use crate::{
     auth::{register::Register, revocation::request::Terms},
     clock,
     config::{Config, origin::Origin, sources::Fingerprint},
+    credential::vault::VaultSetupError,
     customer::{Ledger, import::Importer},
     ident::TenantId,
     metrics::Metrics,
     payload::Rules,
     pipeline::Grant,
     reload::{Reloads, Request},
-    rotator::{Plan, Rotator},
+    rotator::{Plan, Rotator, Unread},
     server::{self, Cut},
     store::{OpenError, Store, StoreError},
     tenant::{Isolation, Tenant},
@@ -90,12 +91,29 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// Credentials are in Vault, and could not be read.
+    #[error("{}", lines(.0))]
+    Credentials(Vec<Unread>),
     /// The state store cannot be read.
     #[error("{0}")]
     Read(#[from] StoreError),
     /// The state store cannot be opened.
     #[error("{0}")]
     State(#[from] OpenError),
+    /// Vault's client cannot be made.
+    #[error("cannot prepare the connection to Vault: {0}")]
+    Vault(#[from] VaultSetupError),
+}
+
+impl From<Vec<Unread>> for StartError {
+    fn from(unread: Vec<Unread>) -> Self {
+        Self::Credentials(unread)
+    }
+}
+
+fn lines(unread: &[Unread]) -> String {
+    let lines: Vec<String> = unread.iter().map(Unread::to_string).collect();
+    lines.join("\n")
 }
 
 /// A gateway that is ready to run.
@@ -131,7 +149,9 @@ impl App {
         });
         observers.metrics.configured(clock::now());
         let rotator = Arc::new(Rotator::new(known, Arc::clone(&observers)));
-        let accounts = rotator.plan(config.accounts.clone());
+        let accounts = rotator.plan(config.accounts.clone(), config.vault.clone());
+        let mut accounts = accounts?;
+        rotator.fetch(&mut accounts).await?;
         let (reloads, requests) = Reloads::channel();
         let lasting = Arc::new(Lasting {
             ledger,

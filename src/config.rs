@@ -213,7 +213,10 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
             .as_ref()
             .is_some_and(Server::sees_one_address),
     };
-    let listed_accounts = accounts::accounts(accounts.sections);
+    let listed_accounts = accounts::accounts(accounts.sections, sections.vault_written);
+    if sections.vault_written {
+        accounts::warn_of_unused_vault(context, listed_accounts.as_deref());
+    }
     let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
     let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, common);
     let terms = terms(listed_issuers.as_deref(), listed_tenants.as_deref());
@@ -287,6 +290,7 @@ struct Fixed {
     telemetry: Option<TelemetrySettings>,
     /// Also where there is no such section.
     vault: Option<VaultSettings>,
+    vault_written: bool,
 }
 
 fn fixed(mut root: Section<'_>) -> Fixed {
@@ -302,6 +306,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let audit_key = sections::audit(root.section("audit"), state_key);
     let reload = sections::reload(root.section("reload"));
     let telemetry = sections::telemetry(root.section("telemetry"));
+    let vault_written = root.has("vault");
     let vault = vault::settings(&mut root);
     root.known(&layers::LISTS);
     root.finish();
@@ -316,6 +321,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         reload,
         telemetry,
         vault,
+        vault_written,
     }
 }
 

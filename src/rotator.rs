@@ -14,23 +14,29 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
-    task::spawn_blocking,
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use crate::{
     audit::Deed,
     clock,
     credential::{
-        Account, Credential,
+        Account, Credential, CredentialSettings,
         pool::{Change, Facts, Known, Lease, Offer, Pool, Slot, Standing},
         rotation::{Login, State},
-        source::Source,
+        source::{Source, SourceError},
+        vault::{Vault, VaultSettings, VaultSetupError},
     },
     ident::{AccountId, CredentialId, Pseudonym},
     operation::Operation,
@@ -54,7 +60,9 @@ pub struct Rotator {
     upstream: ArcSwapOption<UpstreamClient>,
     /// How often files are looked at; never with none.
     watch: watch::Sender<Option<Duration>>,
+    vault: ArcSwapOption<VaultLink>,
     accounts: ArcSwap<BTreeMap<AccountId, Live>>,
+    tasks: TaskTracker,
     work: Arc<Notify>,
     /// Why credentials' sources cannot be read, for as long as they cannot. Held for a look or an
     /// entry, never across an await.
@@ -71,13 +79,56 @@ struct Live {
 /// What a credential is called in all accounts.
 type Name = (AccountId, CredentialId);
 
+/// Vault, and the task that keeps its token, which ends with this.
+struct VaultLink {
+    vault: Arc<Vault>,
+    settings: VaultSettings,
+    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
 /// Accounts, each with the pool that its requests are sent from.
 pub struct Plan {
     accounts: Vec<Account>,
     pools: Vec<Arc<Pool>>,
+    vault: Option<Arc<VaultLink>>,
+}
+
+/// A credential that has no value and no former one.
+#[derive(Debug, Clone, Error)]
+#[error("accounts[{account}].credentials[{credential}] has no value: {why}")]
+pub struct Unread {
+    /// Its account.
+    pub account: AccountId,
+    /// Its id.
+    pub credential: CredentialId,
+    /// Why; nothing of a secret.
+    pub why: String,
 }
 
 impl Plan {
+    /// Whether another account has a value with this user.
+    fn is_anothers(&self, account: &AccountId, value: &Credential) -> bool {
+        let others = self.accounts.iter().filter(|other| other.id != *account);
+        let mut values = others.flat_map(|other| &other.credentials);
+        values.any(|c| c.value.as_ref().is_some_and(|own| own.has_user_of(value)))
+    }
+
+    fn put(&mut self, (account, id): &Name, value: Arc<Credential>) {
+        let accounts = self
+            .accounts
+            .iter_mut()
+            .filter(|known| known.id == *account);
+        let mut credentials = accounts.flat_map(|known| &mut known.credentials);
+        if let Some(credential) = credentials.find(|c| c.id == *id) {
+            credential.value = Some(value);
+        }
+    }
+
+    fn has_former(&self, (account, id): &Name) -> bool {
+        self.of(account).is_some_and(|(_, pool)| pool.has(id))
+    }
+
     /// An account and its pool.
     pub fn of(&self, account: &AccountId) -> Option<(&Account, &Arc<Pool>)> {
         let mut pairs = self.accounts.iter().zip(&self.pools);
@@ -121,22 +172,81 @@ impl Rotator {
             observers,
             upstream: ArcSwapOption::empty(),
             watch: watch::Sender::new(None),
+            vault: ArcSwapOption::empty(),
             accounts: ArcSwap::default(),
+            tasks: TaskTracker::new(),
             work: Arc::default(),
             troubles: Mutex::default(),
         }
     }
 
-    /// Finds each account its pool. Nothing is changed.
-    pub fn plan(&self, accounts: Vec<Account>) -> Plan {
+    /// Finds each account its pool, and Vault its client. Nothing is changed.
+    ///
+    /// # Errors
+    /// Where Vault's client cannot be made.
+    pub fn plan(
+        &self,
+        accounts: Vec<Account>,
+        vault: Option<VaultSettings>,
+    ) -> Result<Plan, VaultSetupError> {
+        let known_vault = self.vault.load_full();
+        let link = |settings: VaultSettings| match known_vault.filter(|v| v.settings == settings) {
+            Some(link) => Ok(link),
+            None => VaultLink::new(settings).map(Arc::new),
+        };
         let known = self.accounts.load();
         let pool = |account: &Account| match known.get(&account.id) {
             Some(live) => Arc::clone(&live.pool),
             None => Pool::new(account.id.clone(), Arc::clone(&self.work)),
         };
-        Plan {
+        Ok(Plan {
             pools: accounts.iter().map(pool).collect(),
             accounts,
+            vault: vault.map(link).transpose()?,
+        })
+    }
+
+    /// Reads what is in Vault. Where that fails and a former value is there, that one stays.
+    ///
+    /// # Errors
+    /// The credentials that would be without a value.
+    pub async fn fetch(&self, plan: &mut Plan) -> Result<(), Vec<Unread>> {
+        let Some(link) = plan.vault.clone() else {
+            return Ok(());
+        };
+        let wanted = plan.accounts.iter().flat_map(|account| {
+            let in_vault = |c: &CredentialSettings| match &c.source {
+                Source::Vault(path) => Some((account.id.clone(), c.id.clone(), path.clone())),
+                Source::Local { .. } => None,
+            };
+            account.credentials.iter().filter_map(in_vault)
+        });
+        let reads = wanted.map(|(account, id, path)| {
+            let vault = Arc::clone(&link.vault);
+            async move { ((account, id), Source::read_vault(&path, &vault).await) }
+        });
+        let mut unread = Vec::new();
+        for (name, read) in join_all(reads).await {
+            let read = read.map_err(|error| (error.reason(), error.to_string()));
+            let read = read.and_then(|value| {
+                let ours = !plan.is_anothers(&name.0, &value);
+                ours.then_some(value)
+                    .ok_or_else(|| (ANOTHERS, ANOTHERS_TEXT.to_owned()))
+            });
+            match read {
+                Ok(value) => plan.put(&name, value),
+                Err((reason, _)) if plan.has_former(&name) => self.trouble(&name, reason),
+                Err((_, why)) => unread.push(Unread {
+                    account: name.0,
+                    credential: name.1,
+                    why,
+                }),
+            }
+        }
+        if unread.is_empty() {
+            Ok(())
+        } else {
+            Err(unread)
         }
     }
 
@@ -172,6 +282,13 @@ impl Rotator {
         };
         self.troubles().retain(|name, _| configured(name));
         self.accounts.store(Arc::new(live));
+        let before = self.vault.swap(plan.vault.clone());
+        if let Some(link) = plan.vault
+            && before.is_none_or(|before| !Arc::ptr_eq(&before, &link))
+        {
+            let vault = Arc::clone(&link.vault);
+            self.tasks.spawn(vault.keep_token(link.stop.clone()));
+        }
         self.watch.send_replace(watch);
         self.work.notify_one();
         Former(former)
@@ -218,22 +335,26 @@ impl Rotator {
 
     /// Keeps everything in rotation until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let tasks = TaskTracker::new();
         let mut journal = Journal::default();
         let mut files = Files::default();
         let mut watch = self.watch.subscribe();
-        let mut looked = clock::instant();
+        let (mut looked, mut read) = (clock::instant(), clock::instant());
         loop {
-            let pause = self.round(&mut journal, &tasks).await;
+            let pause = self.round(&mut journal).await;
             let every = *watch.borrow_and_update();
+            let refresh = self.vault.load().as_ref().map(|link| link.vault.refresh());
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.work.notified() => {}
                 () = sleep(pause) => {}
                 _ = watch.changed() => {}
-                () = look_time(looked, every) => {
+                () = it_is_time(looked, every) => {
                     looked = clock::instant();
                     self.look(&mut files).await;
+                }
+                () = it_is_time(read, refresh) => {
+                    read = clock::instant();
+                    journal.read_vault(&self);
                 }
             }
         }
@@ -241,7 +362,7 @@ impl Rotator {
     }
 
     /// Takes the steps that are due and writes them down. Returns how long there is nothing to do.
-    async fn round(self: &Arc<Self>, journal: &mut Journal, tasks: &TaskTracker) -> Duration {
+    async fn round(self: &Arc<Self>, journal: &mut Journal) -> Duration {
         let now = clock::now();
         let accounts = self.accounts.load_full();
         let mut next = Vec::new();
@@ -253,7 +374,7 @@ impl Rotator {
         for live in accounts.values() {
             self.receipts(&live.pool);
             journal.complain(&live.pool);
-            next.extend(self.probe(live, journal, tasks, now));
+            next.extend(self.probe(live, journal, now));
         }
         let until = |time: Timestamp| Duration::try_from(time.duration_since(now));
         let pause = next.into_iter().filter_map(|time| until(time).ok()).min();
@@ -286,7 +407,6 @@ impl Rotator {
         self: &Arc<Self>,
         live: &Live,
         journal: &mut Journal,
-        tasks: &TaskTracker,
         now: Timestamp,
     ) -> Option<Timestamp> {
         let email = live.settings.probe.as_ref()?;
@@ -307,7 +427,10 @@ impl Rotator {
             };
             journal.probed.insert(key, now);
             let (rotator, email) = (Arc::clone(self), email.clone());
-            drop(tasks.spawn(async move { rotator.send_probe(lease, &email).await }));
+            drop(
+                self.tasks
+                    .spawn(async move { rotator.send_probe(lease, &email).await }),
+            );
         }
         next
     }
@@ -425,7 +548,7 @@ impl Rotator {
             own.map(|c| ((live.settings.id.clone(), c.id.clone()), c.source.clone()))
         });
         let sources: Vec<(Name, Source)> = sources.collect();
-        let looked = spawn_blocking(move || {
+        let looked = self.tasks.spawn_blocking(move || {
             let look = |(name, source): (Name, Source)| {
                 let files = source.files();
                 (!files.is_empty()).then(|| (name, Look::at(&files), source))
@@ -448,8 +571,29 @@ impl Rotator {
     }
 
     async fn read_again(&self, name: &Name, source: Source) {
-        let read = spawn_blocking(move || source.read_local()).await;
+        let read = self.tasks.spawn_blocking(move || source.read_local()).await;
         let Ok(read) = read else { return };
+        self.judge(name, read).await;
+    }
+
+    /// Reads everything that is in Vault once more.
+    async fn read_vault(&self) {
+        let Some(link) = self.vault.load_full() else {
+            return;
+        };
+        for live in self.accounts.load_full().values() {
+            for credential in &live.settings.credentials {
+                if let Source::Vault(path) = &credential.source {
+                    let read = Source::read_vault(path, &link.vault).await;
+                    let name = (live.settings.id.clone(), credential.id.clone());
+                    self.judge(&name, read).await;
+                }
+            }
+        }
+    }
+
+    /// Takes what was read, or says why it cannot be.
+    async fn judge(&self, name: &Name, read: Result<Arc<Credential>, SourceError>) {
         let read = read.map_err(|error| error.reason());
         let taken = match read {
             Ok(credential) => self.take(name, credential).await,
@@ -469,9 +613,8 @@ impl Rotator {
     ) -> Result<(), &'static str> {
         let accounts = self.accounts.load_full();
         let mut others = accounts.values().filter(|l| l.settings.id != *account);
-        // Their tenants would reach each other's customers.
         if others.any(|other| other.pool.has_user_of(&credential)) {
-            return Err("user_of_another_account");
+            return Err(ANOTHERS);
         }
         let Some(live) = accounts.get(account) else {
             return Ok(());
@@ -532,7 +675,7 @@ pub async fn ask(
     }
 }
 
-async fn look_time(last: Instant, every: Option<Duration>) {
+async fn it_is_time(last: Instant, every: Option<Duration>) {
     match every {
         Some(every) => sleep_until(last + every).await,
         None => pending().await,
@@ -568,9 +711,38 @@ struct Journal {
     probed: HashMap<(Name, u64), Timestamp>,
     /// The accounts that cannot be used, of which somebody was told.
     unusable: HashSet<AccountId>,
+    /// A reading of Vault that may still go on.
+    reading: Option<JoinHandle<()>>,
 }
 
+impl VaultLink {
+    fn new(settings: VaultSettings) -> Result<Self, VaultSetupError> {
+        let stop = CancellationToken::new();
+        Ok(Self {
+            vault: Arc::new(Vault::new(settings.clone())?),
+            settings,
+            _stop: stop.clone().drop_guard(),
+            stop,
+        })
+    }
+}
+
+/// Their tenants would reach each other's customers.
+const ANOTHERS: &str = "user_of_another_account";
+const ANOTHERS_TEXT: &str = "its user is that of another account: give each one of its own";
+
 impl Journal {
+    /// In the background, because a server that does not answer takes its time; one at a time.
+    fn read_vault(&mut self, rotator: &Arc<Rotator>) {
+        if self.reading.as_ref().is_none_or(JoinHandle::is_finished) {
+            let reader = Arc::clone(rotator);
+            let reading = rotator
+                .tasks
+                .spawn(async move { reader.read_vault().await });
+            self.reading = Some(reading);
+        }
+    }
+
     /// Tells a person when an account has no credential left, once.
     fn complain(&mut self, pool: &Pool) {
         let account = pool.account();

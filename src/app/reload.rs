@@ -29,7 +29,7 @@ use crate::{
         sources::{Fingerprint, Sources},
     },
     reload::{Cause, Refused, Reloaded, Request},
-    rotator::Plan,
+    rotator::{Plan, Unread},
 };
 
 /// How long the files may take to be read.
@@ -122,9 +122,14 @@ impl Reloader {
     }
 
     /// Puts a configuration in force.
-    async fn take(&mut self, next: Next) -> Reloaded {
+    async fn take(&mut self, mut next: Next) -> Reloaded {
         if self.lasting.draining.is_cancelled() {
             return Reloaded::Refused(Refused::Draining);
+        }
+        if let Err(unread) = self.lasting.rotator.fetch(&mut next.accounts).await {
+            return Reloaded::Refused(Refused::Mistakes(
+                unread.iter().map(Unread::to_string).collect(),
+            ));
         }
         let moves = match self.listeners.bind(&next.snapshot) {
             Ok(moves) => moves,
@@ -262,7 +267,14 @@ impl Next {
         let revocations = std::mem::take(&mut config.revocations);
         let warnings = std::mem::take(&mut config.warnings);
         let terms = config.terms.clone();
-        let accounts = lasting.rotator.plan(config.accounts.clone());
+        let accounts = lasting
+            .rotator
+            .plan(config.accounts.clone(), config.vault.clone())
+            .map_err(|error| {
+                let mend = "mend it, or change it back";
+                let problem = error.to_string();
+                refused([Mistake::new("configuration", "vault", problem, mend)])
+            })?;
         let snapshot = Snapshot::build(config, &accounts, lasting, Some(now)).map_err(|error| {
             let mend = "mend it, or change it back";
             refused([Mistake::new(

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no value is printed, nor its length, nor anything made of it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 use super::{CommandError, reach::Operator, say};
 use crate::{
     config::Config,
-    credential::{Account, CredentialSettings},
+    credential::{
+        Account, CredentialSettings,
+        source::{Source, SourceError},
+        vault::Vault,
+    },
     ident::{AccountId, CredentialId},
     payload::email::is_mailbox,
     redact::Redacted,
@@ -112,6 +116,8 @@ async fn test(args: &Test) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     let upstream = UpstreamClient::new(&config.upstream);
     let upstream = upstream.map_err(|error| CommandError::Start(error.into()))?;
+    let vault = config.vault.clone().map(Vault::new).transpose();
+    let vault = vault.map_err(|error| CommandError::Start(error.into()))?;
     let given = args.email.as_deref();
     if given.is_some_and(|email| !is_mailbox(email)) {
         return Err(CommandError::Usage(
@@ -130,7 +136,7 @@ async fn test(args: &Test) -> Result<(), CommandError> {
                 continue;
             }
             tested += 1;
-            let (good, said) = judge(&upstream, credential, &email).await;
+            let (good, said) = judge((&upstream, vault.as_ref()), credential, &email).await;
             failed += u64::from(!good);
             say(&format!("{} {}: {said}", account.id, credential.id))?;
         }
@@ -156,14 +162,20 @@ fn probe_of(account: &Account, given: Option<&str>) -> Result<Redacted<String>, 
 }
 
 async fn judge(
-    upstream: &UpstreamClient,
+    (upstream, vault): (&UpstreamClient, Option<&Vault>),
     credential: &CredentialSettings,
     email: &Redacted<String>,
 ) -> (bool, String) {
-    let Some(value) = &credential.value else {
-        return (false, "its source cannot be read".to_owned());
+    let value = match (&credential.value, &credential.source, vault) {
+        (Some(value), _, _) => Ok(Arc::clone(value)),
+        (None, Source::Vault(path), Some(vault)) => Source::read_vault(path, vault).await,
+        (None, _, _) => Err(SourceError::Elsewhere),
     };
-    match ask(upstream, value, email).await {
+    let value = match value {
+        Ok(value) => value,
+        Err(error) => return (false, format!("not tried, as it cannot be read: {error}")),
+    };
+    match ask(upstream, &value, email).await {
         Probed::Accepted => (true, "accepted by DCAMS".to_owned()),
         Probed::Refused => (
             false,

@@ -7,9 +7,11 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
     config::{
-        cursor::Section,
+        cursor::{Context, Section},
         field::Field,
+        mistake::Mistake,
         secret::{self, Located},
+        vault,
     },
     credential::{
         Account, Credential, CredentialSettings,
@@ -36,13 +38,23 @@ const PACE: Pace = Pace {
 const CANARY_TIMES: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 const RETRIES: RangeInclusive<Duration> = SECOND..=DAY;
 
-/// The values seen so far, each with the account and the path that it stands at.
-#[derive(Default)]
-struct Seen(Vec<(Arc<Credential>, usize, String)>);
+/// What was seen so far.
+struct Seen {
+    /// The values, each with the account and the path that it stands at.
+    values: Vec<(Arc<Credential>, usize, String)>,
+    /// Whether there is a section for Vault.
+    has_vault: bool,
+}
 
 /// Reads `[[accounts]]`.
-pub(super) fn accounts(sections: Vec<(Option<AccountId>, Section<'_>)>) -> Option<Vec<Account>> {
-    let mut seen = Seen::default();
+pub(super) fn accounts(
+    sections: Vec<(Option<AccountId>, Section<'_>)>,
+    has_vault: bool,
+) -> Option<Vec<Account>> {
+    let mut seen = Seen {
+        values: Vec::new(),
+        has_vault,
+    };
     let sections = sections.into_iter().enumerate();
     let accounts: Vec<Option<Account>> = sections
         .map(|(number, (id, section))| account(number, id, section, &mut seen))
@@ -107,12 +119,50 @@ fn credential(
     seen: &mut Seen,
 ) -> Option<CredentialSettings> {
     let validity = validity(&mut section);
+    let (source, value) = if section.has("vault") {
+        (in_vault(&mut section, seen), None)
+    } else {
+        section.known(&["vault"]);
+        let (source, value) = in_files(&mut section, account, seen).unzip();
+        (source, value)
+    };
+    section.finish();
+    Some(CredentialSettings {
+        id: id?,
+        validity: validity?,
+        source: source?,
+        value,
+    })
+}
+
+/// Where in Vault a pair is. It is read when the gateway starts.
+fn in_vault(section: &mut Section<'_>, seen: &Seen) -> Option<Source> {
+    let path = section.optional("vault").and_then(vault::path);
+    for key in ["user", "pass"] {
+        if section.optional(key).is_some() {
+            let mend = "keep one of the two ways; inside of `vault` it names a field";
+            section.mistake(key, "stands beside `vault`", mend);
+        }
+    }
+    if !seen.has_vault {
+        let mend = "add [vault] with the server's address";
+        section.mistake("vault", "is used, but there is no section [vault]", mend);
+    }
+    path.map(Source::Vault)
+}
+
+/// A pair in files or the environment, and its value.
+fn in_files(
+    section: &mut Section<'_>,
+    account: usize,
+    seen: &mut Seen,
+) -> Option<(Source, Arc<Credential>)> {
     let user = section.required("user").and_then(secret::located);
     let pass = section.required("pass").and_then(secret::located);
     let texts = user.as_ref().zip(pass.as_ref());
     let pair = texts.and_then(|(user, pass)| {
-        let user = secret::text(&section, "user", &user.secret);
-        let pass = secret::text(&section, "pass", &pass.secret);
+        let user = secret::text(section, "user", &user.secret);
+        let pass = secret::text(section, "pass", &pass.secret);
         user.zip(pass)
     });
     let value = pair.and_then(|(user, pass)| {
@@ -123,7 +173,7 @@ fn credential(
             .ok()
     });
     if let Some(value) = &value {
-        seen.compare(value, account, &section);
+        seen.compare(value, account, section);
     }
     let source = user.zip(pass).and_then(|(user, pass)| {
         Some(Source::Local {
@@ -131,18 +181,23 @@ fn credential(
             pass: Located::part(pass)?,
         })
     });
-    section.finish();
-    Some(CredentialSettings {
-        id: id?,
-        validity: validity?,
-        source: source?,
-        value: Some(value?),
-    })
+    Some((source?, value?))
+}
+
+/// Says that Vault is configured for nobody.
+pub(super) fn warn_of_unused_vault(context: Context<'_>, accounts: Option<&[Account]>) {
+    let Some(accounts) = accounts else { return };
+    let mut credentials = accounts.iter().flat_map(|account| &account.credentials);
+    if !credentials.any(|c| matches!(c.source, Source::Vault(_))) {
+        let mend = "remove it, or have a credential name a secret: vault = { path = \"…\" }";
+        let warning = Mistake::new(context.name, "vault", "is used by no credential", mend);
+        context.report.warning(warning);
+    }
 }
 
 impl Seen {
     fn compare(&mut self, value: &Arc<Credential>, account: usize, section: &Section<'_>) {
-        for (other, theirs, path) in &self.0 {
+        for (other, theirs, path) in &self.values {
             if *theirs != account && value.has_user_of(other) {
                 section.mistake(
                     "user",
@@ -158,7 +213,7 @@ impl Seen {
             }
         }
         let path = section.path().to_owned();
-        self.0.push((Arc::clone(value), account, path));
+        self.values.push((Arc::clone(value), account, path));
     }
 }
 

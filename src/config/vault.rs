@@ -66,10 +66,6 @@ pub(super) fn settings(root: &mut Section<'_>) -> Option<VaultSettings> {
 }
 
 /// Reads where a credential is: a table such as `{ mount = "secret", path = "veratad/main" }`.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the credentials of accounts are read elsewhere")
-)]
 pub(super) fn path(field: Field<'_>) -> Option<VaultPath> {
     let mut section = field.section();
     let [user_field, pass_field] = FIELDS;

@@ -344,6 +344,11 @@ impl Pool {
         self.book().holds(id, credential)
     }
 
+    /// Whether a credential has a value.
+    pub fn has(&self, id: &CredentialId) -> bool {
+        self.book().entries.iter().any(|e| e.value.id == *id)
+    }
+
     /// Whether any value of the account has this user.
     pub fn has_user_of(&self, credential: &Credential) -> bool {
         let book = self.book();

@@ -13,7 +13,10 @@ use std::{
 use secrecy::SecretString;
 use thiserror::Error;
 
-use super::{Credential, CredentialError};
+use super::{
+    Credential, CredentialError,
+    vault::{Vault, VaultError, VaultPath},
+};
 use crate::files::{self, Content, FileError, MAX_SECRET};
 
 /// Where a user and password come from.
@@ -26,6 +29,8 @@ pub enum Source {
         /// The password.
         pass: Part,
     },
+    /// A secret in Vault, which holds both.
+    Vault(VaultPath),
 }
 
 /// Where one of the two comes from.
@@ -40,6 +45,9 @@ pub enum Part {
 /// Why there is no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SourceError {
+    /// It is in Vault, and Vault is not configured.
+    #[error("it is in Vault, which is not configured")]
+    Elsewhere,
     /// A file cannot be read.
     #[error("the file of the {0} {1}")]
     File(&'static str, FileError),
@@ -49,12 +57,16 @@ pub enum SourceError {
     /// Not text.
     #[error("the {0} is not UTF-8 text")]
     Text(&'static str),
+    /// Vault does not give it.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 }
 
 impl SourceError {
     /// One word for answers, metrics and log lines.
     pub const fn reason(&self) -> &'static str {
         match self {
+            Self::Elsewhere => "no_vault",
             Self::File(_, FileError::Empty) => "file_empty",
             Self::File(_, FileError::Forbidden) => "file_forbidden",
             Self::File(_, FileError::Missing) => "file_missing",
@@ -63,6 +75,7 @@ impl SourceError {
             Self::Pair(CredentialError::Empty(_)) => "empty",
             Self::Pair(CredentialError::TooLong(_)) => "too_long",
             Self::Text(_) => "not_text",
+            Self::Vault(error) => error.reason(),
         }
     }
 }
@@ -75,6 +88,7 @@ impl Source {
                 let files = [user, pass].into_iter().filter_map(Part::file);
                 files.map(Path::to_owned).collect()
             }
+            Self::Vault(_) => Vec::new(),
         }
     }
 
@@ -84,7 +98,17 @@ impl Source {
             Self::Local { user, pass } => {
                 Ok(Credential::new(user.read("user")?, pass.read("password")?)?)
             }
+            Self::Vault(_) => Err(SourceError::Elsewhere),
         }
+    }
+
+    /// Reads a secret of Vault.
+    pub async fn read_vault(
+        path: &VaultPath,
+        vault: &Vault,
+    ) -> Result<Arc<Credential>, SourceError> {
+        let pair = vault.read(path).await?;
+        Ok(Credential::new(pair.user, pair.pass)?)
     }
 }
 

@@ -6,6 +6,7 @@ use config::{FileFormat, Format};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
+use crate::config::sources::Seen;
 use crate::{
     config::{field::Field, vault},
     credential::vault::{ApiPath, AuthToken, VaultAuth, VaultPath, VaultSettings},
@@ -208,6 +209,7 @@ fn read(table: &str) -> (Option<VaultPath>, Vec<String>) {
         environment: &environment,
         complete: true,
         name: "test",
+        seen: &Seen::default(),
     };
     let text = format!("vault = {table}");
     let parsed = FileFormat::Toml.parse(None, &text);

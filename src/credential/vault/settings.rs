@@ -19,7 +19,7 @@ use crate::endpoint::Endpoint;
 const MAX_NAME: usize = 512;
 
 /// The `[vault]` section.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaultSettings {
     /// The server; a path in front of `/v1` may be part of it.
     pub address: Endpoint,
@@ -36,6 +36,7 @@ pub struct VaultSettings {
 }
 
 /// How the gateway proves to Vault who it is.
+#[derive(Clone)]
 pub enum VaultAuth {
     /// With a role id and a secret id.
     AppRole {
