@@ -3,6 +3,7 @@
 
 mod hostile;
 mod kubernetes;
+mod rotated;
 mod server;
 
 use std::{future::Future, sync::Arc, time::Duration};
