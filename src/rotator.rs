@@ -20,8 +20,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
-    task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::sleep,
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -216,6 +215,7 @@ impl Rotator {
         };
         let wanted = plan.accounts.iter().flat_map(|account| {
             let in_vault = |c: &CredentialSettings| match &c.source {
+                Source::Vault(_) if self.goes_on(&account.id, c) => None,
                 Source::Vault(path) => Some((account.id.clone(), c.id.clone(), path.clone())),
                 Source::Local { .. } => None,
             };
@@ -259,8 +259,11 @@ impl Rotator {
         for (mut account, pool) in plan.accounts.into_iter().zip(plan.pools) {
             let mut slots = Vec::with_capacity(account.credentials.len());
             for credential in &mut account.credentials {
-                // Taken, so that nothing but the pool keeps a value alive.
-                let offer = match credential.value.take() {
+                // Taken, so that nothing but the pool keeps a value alive. Where its place is the one
+                // of before it is read again there, by the one task that reads: what was read
+                // with the configuration may be older than what that has taken since.
+                let goes_on = self.goes_on(&account.id, credential);
+                let offer = match credential.value.take().filter(|_| !goes_on) {
                     Some(value) => Some(self.recall(&pool, &credential.id, value).await),
                     None => None,
                 };
@@ -292,6 +295,18 @@ impl Rotator {
         self.watch.send_replace(watch);
         self.work.notify_one();
         Former(former)
+    }
+
+    /// Whether a credential has a value already, from the place where the configuration has it now.
+    fn goes_on(&self, account: &AccountId, credential: &CredentialSettings) -> bool {
+        let accounts = self.accounts.load();
+        let Some(live) = accounts.get(account) else {
+            return false;
+        };
+        let mut known = live.settings.credentials.iter();
+        let known = known.find(|known| known.id == credential.id);
+        known.is_some_and(|known| known.source.is_same_place(&credential.source))
+            && live.pool.has(&credential.id)
     }
 
     /// Lets accounts go that nothing refers to any more.
@@ -336,29 +351,44 @@ impl Rotator {
     /// Keeps everything in rotation until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut journal = Journal::default();
-        let mut files = Files::default();
-        let mut watch = self.watch.subscribe();
-        let (mut looked, mut read) = (clock::instant(), clock::instant());
-        loop {
-            let pause = self.round(&mut journal).await;
-            let every = *watch.borrow_and_update();
-            let refresh = self.vault.load().as_ref().map(|link| link.vault.refresh());
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = self.work.notified() => {}
-                () = sleep(pause) => {}
-                _ = watch.changed() => {}
-                () = it_is_time(looked, every) => {
-                    looked = clock::instant();
-                    self.look(&mut files).await;
-                }
-                () = it_is_time(read, refresh) => {
-                    read = clock::instant();
-                    journal.read_vault(&self);
+        let rounds = async {
+            loop {
+                let pause = self.round(&mut journal).await;
+                tokio::select! {
+                    () = self.work.notified() => {}
+                    () = sleep(pause) => {}
                 }
             }
-        }
+        };
+        // Beside each other: a disk or a server that does not answer holds no step up.
+        let all = async { tokio::join!(rounds, self.watch_files(), self.watch_vault()) };
+        stop.run_until_cancelled(all).await;
         self.write_down(&mut journal).await;
+    }
+
+    async fn watch_files(&self) {
+        let mut files = Files::default();
+        let mut settings = self.watch.subscribe();
+        loop {
+            let every = *settings.borrow_and_update();
+            tokio::select! {
+                () = pause(every) => {}
+                // After a reload every file is read once.
+                _ = settings.changed() => files = Files::default(),
+            }
+            self.look(&mut files).await;
+        }
+    }
+
+    async fn watch_vault(&self) {
+        let mut settings = self.watch.subscribe();
+        loop {
+            let link = self.vault.load_full();
+            tokio::select! {
+                () = pause(link.map(|link| link.vault.refresh())) => self.read_vault().await,
+                _ = settings.changed() => {}
+            }
+        }
     }
 
     /// Takes the steps that are due and writes them down. Returns how long there is nothing to do.
@@ -675,9 +705,9 @@ pub async fn ask(
     }
 }
 
-async fn it_is_time(last: Instant, every: Option<Duration>) {
-    match every {
-        Some(every) => sleep_until(last + every).await,
+async fn pause(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
         None => pending().await,
     }
 }
@@ -711,8 +741,6 @@ struct Journal {
     probed: HashMap<(Name, u64), Timestamp>,
     /// The accounts that cannot be used, of which somebody was told.
     unusable: HashSet<AccountId>,
-    /// A reading of Vault that may still go on.
-    reading: Option<JoinHandle<()>>,
 }
 
 impl VaultLink {
@@ -732,17 +760,6 @@ const ANOTHERS: &str = "user_of_another_account";
 const ANOTHERS_TEXT: &str = "its user is that of another account: give each one of its own";
 
 impl Journal {
-    /// In the background, because a server that does not answer takes its time; one at a time.
-    fn read_vault(&mut self, rotator: &Arc<Rotator>) {
-        if self.reading.as_ref().is_none_or(JoinHandle::is_finished) {
-            let reader = Arc::clone(rotator);
-            let reading = rotator
-                .tasks
-                .spawn(async move { reader.read_vault().await });
-            self.reading = Some(reading);
-        }
-    }
-
     /// Tells a person when an account has no credential left, once.
     fn complain(&mut self, pool: &Pool) {
         let account = pool.account();

@@ -92,6 +92,19 @@ impl Source {
         }
     }
 
+    /// Whether it is the same place as another one's, that can be looked at again at any time.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Vault(one), Self::Vault(other)) => one == other,
+            (Self::Local { user, pass }, Self::Local { user: u, pass: p }) => {
+                let same = |one: &Part, other: &Part| one.file() == other.file();
+                let files = user.file().is_some() && pass.file().is_some();
+                files && same(user, u) && same(pass, p)
+            }
+            (Self::Local { .. }, Self::Vault(_)) | (Self::Vault(_), Self::Local { .. }) => false,
+        }
+    }
+
     /// Reads files and environment. Waits for the disk.
     pub fn read_local(&self) -> Result<Arc<Credential>, SourceError> {
         match self {

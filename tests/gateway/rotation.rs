@@ -750,3 +750,51 @@ fn remembers(process: u32, text: &str) -> bool {
                     .any(|n| memchr::memmem::find(&bytes, n.as_bytes()).is_some())
         })
 }
+
+#[tokio::test]
+async fn a_reload_and_a_rotation_take_nothing_back_from_each_other() {
+    let scene = Scene::start(&["old"], "[accounts.rotation]\ncanary_percent = 0").await;
+    scene.accept(&[OLD, NEW]);
+    scene.ask().await;
+    let folder = scene.world.folder().to_owned();
+    let reload = async || {
+        let url = format!("http://{}/api/reload", scene.world.admin);
+        let request = scene.world.client.post(url).json(&json!({}));
+        let answer = answer(request.send().await.unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    // A rotation, then a reload of something else, and the other way round.
+    fs::write(folder.join("old"), NEW).unwrap();
+    scene.receipt("old", "retired", "replaced").await;
+    let more = fs::read_to_string(folder.join("more.toml")).unwrap();
+    fs::write(folder.join("more.toml"), format!("{more}enabled = false\n")).unwrap();
+    reload().await;
+    assert_eq!(scene.ask().await.code(), "tenant_disabled");
+    fs::write(folder.join("old"), format!("{OLD}\n")).unwrap();
+    let third = |acts: &[Value]| {
+        acts.iter()
+            .any(|a| a["generation"] == 3 && a["to"] == "active")
+    };
+    scene
+        .world
+        .audit
+        .until_acts("credential_changed", third)
+        .await;
+    assert_eq!(scene.ask().await.code(), "tenant_disabled");
+    // Both at once: what the reload read before the file changed is not what counts.
+    fs::write(folder.join("more.toml"), more).unwrap();
+    fs::write(folder.join("old"), NEW).unwrap();
+    reload().await;
+    let fourth = |acts: &[Value]| {
+        acts.iter()
+            .any(|a| a["generation"] == 4 && a["to"] == "active")
+    };
+    scene
+        .world
+        .audit
+        .until_acts("credential_changed", fourth)
+        .await;
+    assert_eq!(scene.ask().await.code(), "customer_not_found");
+    let standing = scene.standing().await;
+    assert_eq!(standing[0], ("old".to_owned(), 4, "active".to_owned()));
+}
