@@ -551,6 +551,8 @@ impl Rotator {
             }
             journal.stored.insert(known.name(), (key, note));
         }
+        let stored = &journal.stored;
+        journal.probed.retain(|name, _| stored.contains_key(name));
         for (key, _) in left.into_values() {
             // A value that went and came back has the same key under another name.
             if !journal.stored.values().any(|(kept, _)| *kept == key) {

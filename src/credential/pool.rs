@@ -304,13 +304,13 @@ impl Pool {
         })
     }
 
-    /// A lease of a value that is in state probing, for a question of the gateway's own.
+    /// A lease of a value that is to be probed; nothing where somebody else is trying it just now.
     pub fn lease_to_probe(self: &Arc<Self>, id: &CredentialId, generation: u64) -> Option<Lease> {
         let value = {
             let book = self.book();
             let mut entries = book.entries.iter();
             let entry = entries.find(|e| {
-                e.state == State::Probing && e.value.generation == generation && e.value.id == *id
+                e.is_to_be_probed() && e.value.generation == generation && e.value.id == *id
             })?;
             Arc::clone(&entry.value)
         };
@@ -402,12 +402,13 @@ impl Pool {
         self.advance(&mut book, now);
     }
 
-    /// The values that wait for a probe.
+    /// The values that wait for a probe: in that state, or in use without a word of DCAMS's, so that no
+    /// request has to be the first.
     pub fn probing(&self) -> Vec<(CredentialId, u64)> {
         let book = self.book();
         let entries = book.entries.iter();
         entries
-            .filter(|e| e.state == State::Probing && e.value.gate.load(Acquire) != OPEN)
+            .filter(|entry| entry.is_to_be_probed())
             .map(|e| (e.value.id.clone(), e.value.generation))
             .collect()
     }
@@ -652,6 +653,11 @@ impl Entry {
             to: state,
             reason,
         }
+    }
+
+    fn is_to_be_probed(&self) -> bool {
+        let asked = matches!(self.state, State::Active | State::Probing);
+        asked && self.value.gate.load(Acquire) != OPEN
     }
 
     fn accepted(&self) -> Option<Timestamp> {

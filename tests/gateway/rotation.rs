@@ -408,6 +408,8 @@ async fn a_thousand_requests_at_once_try_a_dead_password_once_each_at_most() {
 async fn a_probe_tries_a_new_credential_before_any_request_does() {
     let more = "[accounts.probe]\nemail = \"probe@example.com\"";
     let scene = Scene::accepting(&[OLD, NEW], &["old"], more).await;
+    // The first one too: it is tried before a request has come.
+    scene.world.simulator.arrived(1).await;
     scene.ask().await;
     fs::write(scene.world.folder().join("old"), "wrong").unwrap();
     scene.receipt("old", "probing", "probe_started").await;
