@@ -151,7 +151,7 @@ impl App {
         let rotator = Arc::new(Rotator::new(known, Arc::clone(&observers)));
         let accounts = rotator.plan(config.accounts.clone(), config.vault.clone());
         let mut accounts = accounts?;
-        rotator.fetch(&mut accounts).await?;
+        rotator.complete(&mut accounts).await?;
         let (reloads, requests) = Reloads::channel();
         let lasting = Arc::new(Lasting {
             ledger,

@@ -93,9 +93,9 @@ pub struct Plan {
     vault: Option<Arc<VaultLink>>,
 }
 
-/// A credential that has no value and no former one.
+/// A credential that cannot be used as it is planned.
 #[derive(Debug, Clone, Error)]
-#[error("accounts[{account}].credentials[{credential}] has no value: {why}")]
+#[error("accounts[{account}].credentials[{credential}]: {why}")]
 pub struct Unread {
     /// Its account.
     pub account: AccountId,
@@ -106,14 +106,32 @@ pub struct Unread {
 }
 
 impl Plan {
-    /// Whether another account has a value with this user.
-    fn is_anothers(&self, account: &AccountId, value: &Credential) -> bool {
-        let others = self.accounts.iter().filter(|other| other.id != *account);
-        let mut values = others.flat_map(|other| &other.credentials);
-        values.any(|c| c.value.as_ref().is_some_and(|own| own.has_user_of(value)))
+    /// The values whose user another account has, as planned or at the moment.
+    fn conflicts(&self) -> Vec<Unread> {
+        let values = self.accounts.iter().flat_map(|account| {
+            let own = account.credentials.iter();
+            own.filter_map(|c| Some((&account.id, &c.id, c.value.as_ref()?)))
+        });
+        let values: Vec<_> = values.collect();
+        let is_anothers = |account: &AccountId, value: &Credential| {
+            let mut planned = values.iter().filter(|(other, ..)| *other != account);
+            let mut live = self.pools.iter().filter(|pool| pool.account() != account);
+            planned.any(|(_, _, other)| other.has_user_of(value))
+                || live.any(|pool| pool.has_user_of(value))
+        };
+        let conflicts = values
+            .iter()
+            .filter(|(of, _, value)| is_anothers(of, value));
+        conflicts
+            .map(|(account, credential, _)| Unread {
+                account: AccountId::clone(account),
+                credential: CredentialId::clone(credential),
+                why: ANOTHERS_TEXT.to_owned(),
+            })
+            .collect()
     }
 
-    fn put(&mut self, (account, id): &Name, value: Arc<Credential>) {
+    fn put(&mut self, account: &AccountId, id: &CredentialId, value: Arc<Credential>) {
         let accounts = self
             .accounts
             .iter_mut()
@@ -124,7 +142,7 @@ impl Plan {
         }
     }
 
-    fn has_former(&self, (account, id): &Name) -> bool {
+    fn has_former(&self, account: &AccountId, id: &CredentialId) -> bool {
         self.of(account).is_some_and(|(_, pool)| pool.has(id))
     }
 
@@ -205,49 +223,55 @@ impl Rotator {
         })
     }
 
-    /// Reads what is in Vault. Where that fails and a former value is there, that one stays.
+    /// Reads what is in Vault, and sees to it that no two accounts have one user. Where a secret cannot
+    /// be read and a former value is there, that one stays.
     ///
     /// # Errors
-    /// The credentials that would be without a value.
-    pub async fn fetch(&self, plan: &mut Plan) -> Result<(), Vec<Unread>> {
-        let Some(link) = plan.vault.clone() else {
-            return Ok(());
-        };
-        let wanted = plan.accounts.iter().flat_map(|account| {
-            let in_vault = |c: &CredentialSettings| match &c.source {
-                Source::Vault(_) if self.goes_on(&account.id, c) => None,
-                Source::Vault(path) => Some((account.id.clone(), c.id.clone(), path.clone())),
-                Source::Local { .. } => None,
-            };
-            account.credentials.iter().filter_map(in_vault)
-        });
-        let reads = wanted.map(|(account, id, path)| {
-            let vault = Arc::clone(&link.vault);
-            async move { ((account, id), Source::read_vault(&path, &vault).await) }
-        });
+    /// The credentials that would be without a value, or with another account's.
+    pub async fn complete(&self, plan: &mut Plan) -> Result<(), Vec<Unread>> {
         let mut unread = Vec::new();
-        for (name, read) in join_all(reads).await {
-            let read = read.map_err(|error| (error.reason(), error.to_string()));
-            let read = read.and_then(|value| {
-                let ours = !plan.is_anothers(&name.0, &value);
-                ours.then_some(value)
-                    .ok_or_else(|| (ANOTHERS, ANOTHERS_TEXT.to_owned()))
-            });
+        for ((account, credential), read) in self.read_new_of_vault(plan).await {
             match read {
-                Ok(value) => plan.put(&name, value),
-                Err((reason, _)) if plan.has_former(&name) => self.trouble(&name, reason),
-                Err((_, why)) => unread.push(Unread {
-                    account: name.0,
-                    credential: name.1,
-                    why,
+                Ok(value) => plan.put(&account, &credential, value),
+                Err(error) if plan.has_former(&account, &credential) => {
+                    self.trouble(&(account, credential), error.reason());
+                }
+                Err(error) => unread.push(Unread {
+                    account,
+                    credential,
+                    why: format!("there is no value to begin with: {error}"),
                 }),
             }
         }
+        unread.extend(plan.conflicts());
         if unread.is_empty() {
-            Ok(())
-        } else {
-            Err(unread)
+            return Ok(());
         }
+        Err(unread)
+    }
+
+    async fn read_new_of_vault(
+        &self,
+        plan: &Plan,
+    ) -> Vec<(Name, Result<Arc<Credential>, SourceError>)> {
+        let Some(link) = &plan.vault else {
+            return Vec::new();
+        };
+        let in_vault = |account: &AccountId, c: &CredentialSettings| match &c.source {
+            Source::Vault(path) if !self.goes_on(account, c) => {
+                Some(((account.clone(), c.id.clone()), path.clone()))
+            }
+            Source::Local { .. } | Source::Vault(_) => None,
+        };
+        let wanted = plan.accounts.iter().flat_map(|account| {
+            let own = account.credentials.iter();
+            own.filter_map(|credential| in_vault(&account.id, credential))
+        });
+        let reads = wanted.map(|(name, path)| {
+            let vault = Arc::clone(&link.vault);
+            async move { (name, Source::read_vault(&path, &vault).await) }
+        });
+        join_all(reads).await
     }
 
     /// Puts what was planned in force, and takes up the rotations that the state store knows of.

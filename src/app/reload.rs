@@ -126,7 +126,7 @@ impl Reloader {
         if self.lasting.draining.is_cancelled() {
             return Reloaded::Refused(Refused::Draining);
         }
-        if let Err(unread) = self.lasting.rotator.fetch(&mut next.accounts).await {
+        if let Err(unread) = self.lasting.rotator.complete(&mut next.accounts).await {
             return Reloaded::Refused(Refused::Mistakes(
                 unread.iter().map(Unread::to_string).collect(),
             ));

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::server::{Bao, PATH, ROLE_ID, SECRET_ID};
 use crate::{
     program::{Program, Served, run},
-    support::{Answer, World, load, lookup, mint, write_secrets},
+    support::{Answer, USER, World, load, lookup, mint, write_secrets},
 };
 
 /// An account whose one credential is in Vault, and its tenant.
@@ -79,7 +79,7 @@ async fn without_its_credential_the_gateway_does_not_start_and_says_what_to_do()
     assert_eq!(ended.status.code(), Some(1), "{}", ended.err);
     let last = ended.err.lines().last().unwrap();
     assert!(
-        last.contains("accounts[main].credentials[kept] has no value: "),
+        last.contains("accounts[main].credentials[kept]: there is no value to begin with: "),
         "{last}"
     );
     assert!(!ended.err.contains(SECRET_ID));
@@ -132,4 +132,26 @@ async fn the_command_tries_what_is_in_vault() {
     );
     assert_eq!(ended.status.code(), Some(1));
     assert!(!ended.out.contains("pass-1") && !ended.err.contains("pass-1"));
+}
+
+#[tokio::test]
+async fn an_account_in_vault_with_another_accounts_user_does_not_start() {
+    let bao = Bao::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_secrets(folder.path());
+    prepare(folder.path());
+    // What the demo's account has.
+    bao.write(json!({"user": USER, "pass": "another"})).await;
+    let url = "http://127.0.0.1:1/v3/stable/api/storage";
+    let mut serve = Served::command(folder.path(), url, &toml(&bao.url()), &[]);
+    let ended = Program::start(&mut serve).end().await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.err);
+    for id in [
+        "accounts[main].credentials[kept]",
+        "accounts[demo].credentials[demo-1]",
+    ] {
+        let says = format!("{id}: its user is that of another account");
+        assert!(ended.err.contains(&says), "{}", ended.err);
+    }
+    assert!(!ended.err.contains(USER));
 }
