@@ -13,13 +13,14 @@ use std::{
     collections::HashMap,
     io::{self, Write},
     sync::Arc,
+    time::Duration,
 };
 
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
-    time::timeout_at,
+    time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -239,9 +240,18 @@ impl App {
         ending.cancel();
         operators.close();
         operators.wait().await;
+        // What is known of credentials is written down once more.
+        lasting.upkeep.close();
+        let written = timeout(LAST_WRITE, lasting.upkeep.wait()).await;
+        if written.is_err() {
+            tracing::warn!("the last state of some credentials was not written");
+        }
         settled && cut() == before
     }
 }
+
+/// How long what goes on in the background may take to end.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// A revocation is kept by its issuer's id; under another one it would silently be gone.
 async fn warn_of_lost(register: &Register, terms: &Terms) -> Result<(), StoreError> {

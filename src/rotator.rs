@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -63,6 +63,13 @@ pub struct Rotator {
     accounts: ArcSwap<BTreeMap<AccountId, Live>>,
     tasks: TaskTracker,
     work: Arc<Notify>,
+    /// Told when every source is to be read at once.
+    sources: watch::Sender<u64>,
+    /// Accounts that are gone, and may have requests under way. Held for a few of them, and never
+    /// across an await.
+    leaving: Mutex<Vec<Arc<Pool>>>,
+    /// Held where a value is compared with other accounts' and put in force, never across an await.
+    exclusive: Mutex<()>,
     /// Why credentials' sources cannot be read, for as long as they cannot. Held for a look or an
     /// entry, never across an await.
     troubles: Mutex<HashMap<Name, &'static str>>,
@@ -142,10 +149,6 @@ impl Plan {
         }
     }
 
-    fn has_former(&self, account: &AccountId, id: &CredentialId) -> bool {
-        self.of(account).is_some_and(|(_, pool)| pool.has(id))
-    }
-
     /// An account and its pool.
     pub fn of(&self, account: &AccountId) -> Option<(&Account, &Arc<Pool>)> {
         let mut pairs = self.accounts.iter().zip(&self.pools);
@@ -193,6 +196,9 @@ impl Rotator {
             accounts: ArcSwap::default(),
             tasks: TaskTracker::new(),
             work: Arc::default(),
+            sources: watch::Sender::new(0),
+            leaving: Mutex::default(),
+            exclusive: Mutex::default(),
             troubles: Mutex::default(),
         }
     }
@@ -223,8 +229,7 @@ impl Rotator {
         })
     }
 
-    /// Reads what is in Vault, and sees to it that no two accounts have one user. Where a secret cannot
-    /// be read and a former value is there, that one stays.
+    /// Reads what is new in Vault, and sees to it that no two accounts have one user.
     ///
     /// # Errors
     /// The credentials that would be without a value, or with another account's.
@@ -233,9 +238,6 @@ impl Rotator {
         for ((account, credential), read) in self.read_new_of_vault(plan).await {
             match read {
                 Ok(value) => plan.put(&account, &credential, value),
-                Err(error) if plan.has_former(&account, &credential) => {
-                    self.trouble(&(account, credential), error.reason());
-                }
                 Err(error) => unread.push(Unread {
                     account,
                     credential,
@@ -258,7 +260,7 @@ impl Rotator {
             return Vec::new();
         };
         let in_vault = |account: &AccountId, c: &CredentialSettings| match &c.source {
-            Source::Vault(path) if !self.goes_on(account, c) => {
+            Source::Vault(path) if !self.goes_on(account, c, Some(link)) => {
                 Some(((account.clone(), c.id.clone()), path.clone()))
             }
             Source::Local { .. } | Source::Vault(_) => None,
@@ -279,14 +281,14 @@ impl Rotator {
     /// nobody sends with them.
     pub async fn configure(&self, plan: Plan, watch: Option<Duration>) -> Former {
         let known = self.accounts.load_full();
-        let mut live = BTreeMap::new();
+        let mut ready = Vec::with_capacity(plan.accounts.len());
         for (mut account, pool) in plan.accounts.into_iter().zip(plan.pools) {
             let mut slots = Vec::with_capacity(account.credentials.len());
             for credential in &mut account.credentials {
                 // Taken, so that nothing but the pool keeps a value alive. Where its place is the one
                 // of before it is read again there, by the one task that reads: what was read
                 // with the configuration may be older than what that has taken since.
-                let goes_on = self.goes_on(&account.id, credential);
+                let goes_on = self.goes_on(&account.id, credential, plan.vault.as_ref());
                 let offer = match credential.value.take().filter(|_| !goes_on) {
                     Some(value) => Some(self.recall(&pool, &credential.id, value).await),
                     None => None,
@@ -296,6 +298,26 @@ impl Rotator {
                     validity: credential.validity,
                     offer,
                 });
+            }
+            ready.push((account, pool, slots));
+        }
+        let _alone = self.exclusive();
+        let mut live = BTreeMap::new();
+        for (account, pool, mut slots) in ready {
+            let others = || {
+                known
+                    .values()
+                    .filter(|other| other.settings.id != account.id)
+            };
+            for slot in &mut slots {
+                // It was not so when the plan was looked at.
+                let conflict = slot.offer.as_ref().is_some_and(|offer| {
+                    others().any(|other| other.pool.has_user_of(&offer.credential))
+                });
+                if conflict {
+                    slot.offer = None;
+                    self.trouble(&(account.id.clone(), slot.id.clone()), ANOTHERS);
+                }
             }
             pool.configure(account.pace, slots, clock::now());
             let settings = Arc::new(account);
@@ -317,12 +339,27 @@ impl Rotator {
             self.tasks.spawn(vault.keep_token(link.stop.clone()));
         }
         self.watch.send_replace(watch);
+        // A reload reads everything once more, and at once.
+        self.sources.send_modify(|count| *count += 1);
         self.work.notify_one();
         Former(former)
     }
 
     /// Whether a credential has a value already, from the place where the configuration has it now.
-    fn goes_on(&self, account: &AccountId, credential: &CredentialSettings) -> bool {
+    fn goes_on(
+        &self,
+        account: &AccountId,
+        credential: &CredentialSettings,
+        vault: Option<&Arc<VaultLink>>,
+    ) -> bool {
+        let same_vault = match (&*self.vault.load(), vault) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if matches!(credential.source, Source::Vault(_)) && !same_vault {
+            return false;
+        }
         let accounts = self.accounts.load();
         let Some(live) = accounts.get(account) else {
             return false;
@@ -337,8 +374,10 @@ impl Rotator {
     pub fn dismiss(&self, former: Former) {
         for pool in former.0 {
             pool.dismiss(clock::now());
-            self.receipts(&pool);
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.push(pool);
         }
+        self.work.notify_one();
     }
 
     /// Sends probes with this client from now on.
@@ -369,6 +408,8 @@ impl Rotator {
         let live = accounts.get(account)?;
         let mut configured = live.settings.credentials.iter();
         configured.find(|c| c.id == *credential)?;
+        // Perhaps what is to be tried stands there already, and is not known yet.
+        self.sources.send_modify(|count| *count += 1);
         Some(live.pool.retry(credential, clock::now()))
     }
 
@@ -392,26 +433,34 @@ impl Rotator {
 
     async fn watch_files(&self) {
         let mut files = Files::default();
-        let mut settings = self.watch.subscribe();
+        let mut asked = self.sources.subscribe();
         loop {
-            let every = *settings.borrow_and_update();
+            let every = *self.watch.borrow();
             tokio::select! {
                 () = pause(every) => {}
-                // After a reload every file is read once.
-                _ = settings.changed() => files = Files::default(),
+                _ = asked.changed() => files = Files::default(),
             }
             self.look(&mut files).await;
         }
     }
 
     async fn watch_vault(&self) {
-        let mut settings = self.watch.subscribe();
+        let mut asked = self.sources.subscribe();
         loop {
-            let link = self.vault.load_full();
+            let refresh = self.vault.load_full().map(|link| link.vault.refresh());
+            // What could not be read is not left for an hour.
+            let every = refresh.map(|refresh| {
+                if self.troubles().is_empty() {
+                    refresh
+                } else {
+                    refresh.min(AGAIN)
+                }
+            });
             tokio::select! {
-                () = pause(link.map(|link| link.vault.refresh())) => self.read_vault().await,
-                _ = settings.changed() => {}
+                () = pause(every) => {}
+                _ = asked.changed() => {}
             }
+            self.read_vault().await;
         }
     }
 
@@ -419,21 +468,34 @@ impl Rotator {
     async fn round(self: &Arc<Self>, journal: &mut Journal) -> Duration {
         let now = clock::now();
         let accounts = self.accounts.load_full();
-        let mut next = Vec::new();
+        let mut pauses = vec![LONGEST];
         for live in accounts.values() {
-            next.extend(live.pool.keep_up(now));
+            let next = live.pool.keep_up(now).map(|time| time.duration_since(now));
+            pauses.extend(next.and_then(|pause| Duration::try_from(pause).ok()));
         }
         // Before anybody is told: what was told is known after a crash.
         self.write_down(journal).await;
         for live in accounts.values() {
             self.receipts(&live.pool);
-            journal.complain(&live.pool);
-            next.extend(self.probe(live, journal, now));
+            if journal.complain(&live.pool) {
+                // Perhaps somebody has put the right one there already.
+                self.sources.send_modify(|count| *count += 1);
+            }
+            pauses.extend(self.probe(live, journal));
         }
-        let until = |time: Timestamp| Duration::try_from(time.duration_since(now));
-        let pause = next.into_iter().filter_map(|time| until(time).ok()).min();
+        self.see_off(now);
         // Never none: a time that has come is one that was looked at a moment ago.
-        pause.map_or(LONGEST, |pause| pause.clamp(MOMENT, LONGEST))
+        pauses.into_iter().min().unwrap_or(LONGEST).max(MOMENT)
+    }
+
+    /// Follows the accounts that are gone, until their last request has ended.
+    fn see_off(&self, now: Timestamp) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|pool| {
+            pool.keep_up(now);
+            self.receipts(pool);
+            !pool.facts().is_empty()
+        });
     }
 
     /// One line and one event for each change.
@@ -456,24 +518,19 @@ impl Rotator {
     }
 
     /// Probes what waits for it, each value no sooner than `retry_after` after the last time. Returns
-    /// when the next is due.
-    fn probe(
-        self: &Arc<Self>,
-        live: &Live,
-        journal: &mut Journal,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    /// how long until the next is due.
+    fn probe(self: &Arc<Self>, live: &Live, journal: &mut Journal) -> Option<Duration> {
         let email = live.settings.probe.as_ref()?;
+        let now = clock::instant();
         let mut next = None;
         for (id, generation) in live.pool.probing() {
             let key = ((live.settings.id.clone(), id.clone()), generation);
-            let rest = live.settings.pace.retry_after;
             let due = journal
                 .probed
                 .get(&key)
-                .and_then(|last| last.checked_add(rest).ok());
+                .map(|last| *last + live.settings.pace.retry_after);
             if let Some(due) = due.filter(|due| now < *due) {
-                next = Some(next.map_or(due, |next: Timestamp| next.min(due)));
+                next = next.into_iter().chain([due - now]).min();
                 continue;
             }
             let Some(lease) = live.pool.lease_to_probe(&id, generation) else {
@@ -481,10 +538,8 @@ impl Rotator {
             };
             journal.probed.insert(key, now);
             let (rotator, email) = (Arc::clone(self), email.clone());
-            drop(
-                self.tasks
-                    .spawn(async move { rotator.send_probe(lease, &email).await }),
-            );
+            let probing = async move { rotator.send_probe(lease, &email).await };
+            drop(self.tasks.spawn(probing));
         }
         next
     }
@@ -627,9 +682,10 @@ impl Rotator {
     }
 
     async fn read_again(&self, name: &Name, source: Source) {
-        let read = self.tasks.spawn_blocking(move || source.read_local()).await;
+        let from = source.clone();
+        let read = self.tasks.spawn_blocking(move || from.read_local()).await;
         let Ok(read) = read else { return };
-        self.judge(name, read).await;
+        self.judge(name, &source, read).await;
     }
 
     /// Reads everything that is in Vault once more.
@@ -641,19 +697,28 @@ impl Rotator {
             for credential in &live.settings.credentials {
                 if let Source::Vault(path) = &credential.source {
                     let read = Source::read_vault(path, &link.vault).await;
+                    let same = self.vault.load_full();
+                    if same.is_none_or(|now| !Arc::ptr_eq(&now, &link)) {
+                        return;
+                    }
                     let name = (live.settings.id.clone(), credential.id.clone());
-                    self.judge(&name, read).await;
+                    self.judge(&name, &credential.source, read).await;
                 }
             }
         }
     }
 
     /// Takes what was read, or says why it cannot be.
-    async fn judge(&self, name: &Name, read: Result<Arc<Credential>, SourceError>) {
-        let read = read.map_err(|error| error.reason());
+    async fn judge(
+        &self,
+        name: &Name,
+        source: &Source,
+        read: Result<Arc<Credential>, SourceError>,
+    ) {
         let taken = match read {
-            Ok(credential) => self.take(name, credential).await,
-            Err(reason) => Err(reason),
+            Ok(credential) => self.take(name, source, credential).await,
+            Err(error) if self.is_configured(name, source) => Err(error.reason()),
+            Err(_) => return,
         };
         match taken {
             Ok(()) => self.relieve(name),
@@ -661,26 +726,54 @@ impl Rotator {
         }
     }
 
+    /// Whether a credential is to be read there: a reload may have moved it while that was done.
+    fn is_configured(&self, (account, id): &Name, source: &Source) -> bool {
+        let accounts = self.accounts.load();
+        let known = accounts.get(account).and_then(|live| {
+            let mut credentials = live.settings.credentials.iter();
+            credentials.find(|credential| credential.id == *id)
+        });
+        known.is_some_and(|known| known.source.is_same_place(source))
+    }
+
     /// Hands a value to its pool.
     async fn take(
         &self,
-        (account, id): &Name,
+        name: &Name,
+        source: &Source,
         credential: Arc<Credential>,
     ) -> Result<(), &'static str> {
-        let accounts = self.accounts.load_full();
-        let mut others = accounts.values().filter(|l| l.settings.id != *account);
-        if others.any(|other| other.pool.has_user_of(&credential)) {
+        let (account, id) = name;
+        let pool = self
+            .accounts
+            .load()
+            .get(account)
+            .map(|l| Arc::clone(&l.pool));
+        let Some(pool) = pool else { return Ok(()) };
+        if pool.holds(id, &credential) {
+            return Ok(());
+        }
+        let offer = self.recall(&pool, id, credential).await;
+        let _alone = self.exclusive();
+        if !self.is_configured(name, source) {
+            return Ok(());
+        }
+        let accounts = self.accounts.load();
+        let mut others = accounts
+            .values()
+            .filter(|live| live.settings.id != *account);
+        // Their tenants would reach each other's customers.
+        if others.any(|other| other.pool.has_user_of(&offer.credential)) {
             return Err(ANOTHERS);
         }
-        let Some(live) = accounts.get(account) else {
-            return Ok(());
-        };
-        if live.pool.holds(id, &credential) {
-            return Ok(());
-        }
-        let offer = self.recall(&live.pool, id, credential).await;
-        live.pool.offer(id, &offer, clock::now());
+        pool.offer(id, &offer, clock::now());
         Ok(())
+    }
+
+    fn exclusive(&self) -> MutexGuard<'_, ()> {
+        self.exclusive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trouble(&self, name: &Name, reason: &'static str) {
@@ -764,7 +857,7 @@ struct Journal {
     /// What the store holds, by name and generation.
     stored: HashMap<(Name, u64), (Pseudonym, Note)>,
     /// When values were probed last.
-    probed: HashMap<(Name, u64), Timestamp>,
+    probed: HashMap<(Name, u64), Instant>,
     /// The accounts that cannot be used, of which somebody was told.
     unusable: HashSet<AccountId>,
 }
@@ -786,20 +879,24 @@ const ANOTHERS: &str = "user_of_another_account";
 const ANOTHERS_TEXT: &str = "its user is that of another account: give each one of its own";
 
 impl Journal {
-    /// Tells a person when an account has no credential left, once.
-    fn complain(&mut self, pool: &Pool) {
+    /// Tells a person when an account has no credential left, once. Whether it did.
+    fn complain(&mut self, pool: &Pool) -> bool {
         let account = pool.account();
         if pool.is_usable() {
             if self.unusable.remove(account) {
                 tracing::info!(account.id = %account, "the account can be used again");
             }
-        } else if self.unusable.insert(account.clone()) {
+            return false;
+        }
+        let new = self.unusable.insert(account.clone());
+        if new {
             tracing::error!(
                 account.id = %account,
                 "no credential of the account may be used: its requests are answered 502 \
                  upstream_credentials_rejected (docs/OPERATIONS.md)"
             );
         }
+        new
     }
 }
 
@@ -811,17 +908,17 @@ impl Note {
             accepted: facts.accepted,
             refused: facts.refused,
             refusals: facts.refusals,
+            proven: facts.proven,
         }
     }
 
     /// Whether they differ in nothing but when the value was last accepted, which it is all the time.
     fn is_as_good_as(&self, newer: &Self) -> bool {
-        let proven = |note: &Self| note.accepted > note.refused;
         let since = Self {
             accepted: newer.accepted,
             ..self.clone()
         };
-        since == *newer && proven(self) == proven(newer)
+        since == *newer
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -837,6 +934,7 @@ impl Note {
             accepted: note.accepted,
             refused: note.refused,
             refusals: note.refusals,
+            proven: note.proven,
         })
     }
 }
@@ -850,8 +948,11 @@ struct Note {
     accepted: Option<Timestamp>,
     refused: Option<Timestamp>,
     refusals: u32,
+    proven: bool,
 }
 
 /// The longest sleep: a clock that was set is noticed then. And the shortest.
 const LONGEST: Duration = Duration::from_mins(1);
 const MOMENT: Duration = Duration::from_millis(10);
+/// How soon Vault is asked again where something could not be read.
+const AGAIN: Duration = Duration::from_secs(5);

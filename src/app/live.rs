@@ -4,7 +4,10 @@
 //! start) never sees one part of the old configuration beside another of the new, and keeps what it
 //! has loaded to its end.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode};
@@ -27,7 +30,7 @@ use crate::{
     ident::TenantId,
     pipeline::Gateway,
     reload::{ReloadSettings, Reloads},
-    rotator::{Plan, Rotator},
+    rotator::{Former, Plan, Rotator},
     segments::Segments,
     server::{ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
     trail::Observers,
@@ -84,6 +87,8 @@ pub(super) struct Snapshot {
     pub(super) reload: ReloadSettings,
     pub(super) fingerprint: Fingerprint,
     upstream: UpstreamSettings,
+    /// The accounts that the next one leaves out; they go with the last request of this one.
+    pub(super) parting: OnceLock<Parting>,
     fetching: Vec<Arc<Fetching>>,
 }
 
@@ -143,6 +148,7 @@ impl Snapshot {
             reload: config.reload,
             fingerprint: config.sources.fingerprint,
             upstream: config.upstream,
+            parting: OnceLock::new(),
             fetching,
         })
     }
@@ -163,6 +169,20 @@ impl Snapshot {
 
     fn fetches(&self, keys: &Arc<RemoteKeys>) -> bool {
         self.remote_keys().any(|own| Arc::ptr_eq(own, keys))
+    }
+}
+
+/// Accounts on their way out.
+pub(super) struct Parting {
+    pub(super) rotator: Arc<Rotator>,
+    pub(super) former: Option<Former>,
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        if let Some(former) = self.former.take() {
+            self.rotator.dismiss(former);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     fixed::Fixed,
     listeners::Listeners,
-    live::{Lasting, Live, Snapshot},
+    live::{Lasting, Live, Parting, Snapshot},
     warn_of_lost,
     watching::Watched,
 };
@@ -146,8 +146,12 @@ impl Reloader {
         let former = rotator.configure(next.accounts, watch).await;
         let before = self.live.replace(next.snapshot);
         self.listeners.switch(moves);
-        // And after that, of what it leaves out.
-        rotator.dismiss(former);
+        // And after that, of what it leaves out: when the last request of the one before has ended.
+        let parting = Parting {
+            rotator: Arc::clone(rotator),
+            former: Some(former),
+        };
+        drop(before.parting.set(parting));
         rotator.set_upstream(Arc::clone(&self.live.current().gateway.upstream));
         self.forget_issuers_of(&before);
         drop(before);

@@ -2,9 +2,9 @@
 //!
 //! A request asks for a [`Lease`] and says afterwards what DCAMS made of it. Invariants: nobody waits
 //! for a lock to get one; a credential that DCAMS has refused is leased to nobody from that moment on;
-//! one of which DCAMS has said nothing yet, or that it refused the last time, is tried by one request
-//! at a time, so that a dead password is not tried a thousand times; a value is wiped when it is retired
-//! and its last lease has ended.
+//! one of which DCAMS has said nothing yet or not lately, or that it refused the last time, is tried by one
+//! request at a time, so that a dead password is not tried a thousand times; a value is wiped when it is
+//! retired and its last lease has ended.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,7 +12,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64,
+            AtomicBool, AtomicI64, AtomicU32, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
@@ -29,7 +29,9 @@ use tokio::{
 
 use super::{
     Credential,
-    rotation::{Candidate, Login, Pace, Place, Reason, State, Validity, next_step, next_time},
+    rotation::{
+        Candidate, Login, Pace, Place, Reason, State, Step, Validity, next_step, next_time,
+    },
 };
 use crate::ident::{AccountId, CredentialId};
 
@@ -77,6 +79,8 @@ pub struct Pool {
 struct Routes {
     active: Option<Arc<Value>>,
     canary: Option<Arc<Value>>,
+    /// One that DCAMS has accepted, for those who would have to wait for the active one's trial.
+    reserve: Option<Arc<Value>>,
     percent: u64,
 }
 
@@ -86,7 +90,15 @@ struct Value {
     generation: u64,
     credential: Arc<Credential>,
     in_flight: AtomicU32,
-    gate: AtomicU8,
+    /// DCAMS's last word was that it accepts it.
+    proven: AtomicBool,
+    /// It was that it refuses it.
+    doubtful: AtomicBool,
+    /// It accepts it, and has said so lately, so that all requests may use it.
+    open: AtomicBool,
+    /// The requests that are trying it, and how many may: more, where DCAMS answers and says nothing of it.
+    trials: AtomicU32,
+    width: AtomicU32,
     /// How often it was refused. An answer counts only if it was asked for since the last refusal: a
     /// hundred refusals of requests that were under way together are one.
     tide: AtomicU32,
@@ -99,10 +111,8 @@ struct Value {
     leaving: AtomicBool,
 }
 
-/// Whether requests may use a value: all, or one at a time to see.
-const SHUT: u8 = 0;
-const TRYING: u8 = 1;
-const OPEN: u8 = 2;
+/// The most requests that try a value at a time.
+const WIDEST: u32 = 16;
 
 #[derive(Default)]
 struct Book {
@@ -123,6 +133,7 @@ struct Entry {
     refusals: u32,
     /// DCAMS has refused it since it has its state.
     refused_since: bool,
+    chance: Option<Timestamp>,
     retry: bool,
     place: Place,
     validity: Validity,
@@ -159,6 +170,8 @@ pub struct Facts {
     pub refused: Option<Timestamp>,
     /// How often in a row it was refused.
     pub refusals: u32,
+    /// Whether DCAMS's last word was that it accepts it.
+    pub proven: bool,
 }
 
 /// A value, and what is known of it.
@@ -275,7 +288,10 @@ impl Pool {
         let Some(active) = &routes.active else {
             return Some(Err(LeaseError::NoneUsable));
         };
-        self.enter(active).map(Ok)
+        let lease = self
+            .enter(active)
+            .or_else(|| self.enter(routes.reserve.as_ref()?));
+        lease.map(Ok)
     }
 
     /// Of each hundred requests as many as it says, the first among them.
@@ -284,20 +300,17 @@ impl Pool {
         turn * percent % 100 < percent
     }
 
-    /// Nothing where somebody else is trying this value.
+    /// Nothing where others are trying this value.
     fn enter(self: &Arc<Self>, value: &Arc<Value>) -> Option<Lease> {
-        let trial = match value.gate.load(Acquire) {
-            OPEN => false,
-            SHUT => {
-                let taken = value.gate.compare_exchange(SHUT, TRYING, AcqRel, Relaxed);
-                taken.ok()?;
-                true
-            }
-            _ => return None,
-        };
+        // Before the gate: a refusal in between makes the answer count for nothing.
+        let tide = value.tide.load(Acquire);
+        let trial = !value.open.load(Acquire);
+        if trial && !value.begin_trial() {
+            return None;
+        }
         value.in_flight.fetch_add(1, Relaxed);
         Some(Lease {
-            tide: value.tide.load(Relaxed),
+            tide,
             pool: Arc::clone(self),
             value: Arc::clone(value),
             trial,
@@ -361,7 +374,8 @@ impl Pool {
         let mut book = self.book();
         let mut rests = false;
         for entry in &mut book.entries {
-            if entry.value.id == *id && entry.state == State::Rejected {
+            let rested = matches!(entry.state, State::Probing | State::Rejected);
+            if entry.value.id == *id && rested {
                 entry.retry = true;
                 rests = true;
             }
@@ -416,13 +430,17 @@ impl Pool {
     /// How every credential stands, those that were retired lately at the end.
     pub fn standings(&self) -> Vec<Standing> {
         let book = self.book();
-        let standings = book.entries.iter().map(|e| e.standing(book.pace.as_ref()));
+        // Without a probe it is left alone for as long as another one does the work.
+        let probes = book.pace.filter(|pace| pace.probes || !self.is_usable());
+        let standings = book.entries.iter().map(|e| e.standing(probes.as_ref()));
         standings.chain(book.retired.iter().cloned()).collect()
     }
 
-    /// Whether requests can be sent at all.
+    /// Whether requests can be sent, with a credential that DCAMS did not refuse the last time.
     pub fn is_usable(&self) -> bool {
-        self.routes.load().active.is_some()
+        let routes = self.routes.load();
+        let active = routes.active.as_ref();
+        active.is_some_and(|value| !value.doubtful.load(Relaxed))
     }
 
     fn advance(&self, book: &mut Book, now: Timestamp) {
@@ -433,7 +451,7 @@ impl Pool {
             let Some(entry) = book.entries.get_mut(step.index) else {
                 break;
             };
-            let change = entry.enter(step.to, step.reason, now);
+            let change = entry.enter(&step, &pace, now);
             if step.to == State::Canary {
                 self.turn.store(0, Relaxed);
             }
@@ -444,7 +462,7 @@ impl Pool {
             book.changes.push(change);
             changed = true;
         }
-        self.routes.store(Arc::new(book.routes(&pace)));
+        self.routes.store(Arc::new(book.routes(&pace, now)));
         if changed || !book.changes.is_empty() {
             self.announce();
         }
@@ -465,7 +483,9 @@ impl Pool {
         if !lease.counts() {
             return;
         }
-        value.gate.store(OPEN, Release);
+        value.proven.store(true, Release);
+        value.doubtful.store(false, Relaxed);
+        value.open.store(true, Release);
         value.accepted_since.store(true, Relaxed);
         if let Some(entry) = book.entry(value) {
             entry.refusals = 0;
@@ -481,7 +501,15 @@ impl Pool {
             return;
         }
         value.tide.fetch_add(1, Relaxed);
-        value.gate.store(SHUT, Release);
+        value.open.store(false, Release);
+        value.proven.store(false, Release);
+        value.doubtful.store(true, Relaxed);
+        value.width.store(1, Relaxed);
+        // What was accepted in the future was so before the clock was set back.
+        for entry in &book.entries {
+            let accepted = &entry.value.accepted;
+            accepted.fetch_min(now.as_millisecond(), Relaxed);
+        }
         if let Some(entry) = book.entry(value) {
             entry.refused = Some(now);
             entry.refusals = entry.refusals.saturating_add(1);
@@ -532,15 +560,21 @@ impl Book {
         self.entries.iter().map(Entry::candidate).collect()
     }
 
-    fn routes(&self, pace: &Pace) -> Routes {
+    fn routes(&self, pace: &Pace, now: Timestamp) -> Routes {
         let of = |state| {
             let mut entries = self.entries.iter();
             let entry = entries.find(|e| e.state == state)?;
             Some(Arc::clone(&entry.value))
         };
+        let mut entries = self.entries.iter();
+        let reserve = entries.find(|entry| {
+            let known = entry.value.proven.load(Acquire);
+            entry.state == State::Pending && known && entry.validity.covers(now)
+        });
         Routes {
             active: of(State::Active),
             canary: of(State::Canary),
+            reserve: reserve.map(|entry| Arc::clone(&entry.value)),
             // One that is a canary with none wanted was refused before: one request sees to it.
             percent: u64::from(pace.canary_percent).max(1),
         }
@@ -568,7 +602,8 @@ impl Book {
         }
         let generation = self.generations.entry(id.clone()).or_default();
         *generation += 1;
-        let entry = Entry::new(id, *generation, credential, facts, now);
+        let lately = self.pace.map_or(Duration::ZERO, |pace| pace.retry_after);
+        let entry = Entry::new((id, *generation), credential, facts, now, lately);
         self.changes.push(Change {
             id: id.clone(),
             generation: *generation,
@@ -592,11 +627,11 @@ impl Book {
 
 impl Entry {
     fn new(
-        id: &CredentialId,
-        generation: u64,
+        (id, generation): (&CredentialId, u64),
         credential: &Arc<Credential>,
         facts: Option<Facts>,
         now: Timestamp,
+        lately: Duration,
     ) -> Self {
         let facts = facts.unwrap_or(Facts {
             state: State::Pending,
@@ -604,22 +639,29 @@ impl Entry {
             accepted: None,
             refused: None,
             refusals: 0,
+            proven: false,
         });
-        let proven = facts.accepted.is_some() && facts.accepted > facts.refused;
         let canary = facts.state == State::Canary;
+        let accepted = facts.accepted.map(|then| then.min(now));
+        let value = Value {
+            id: id.clone(),
+            generation,
+            credential: Arc::clone(credential),
+            in_flight: AtomicU32::new(0),
+            proven: AtomicBool::new(facts.proven),
+            doubtful: AtomicBool::new(!facts.proven && facts.refused.is_some()),
+            open: AtomicBool::new(false),
+            trials: AtomicU32::new(0),
+            width: AtomicU32::new(1),
+            tide: AtomicU32::new(0),
+            accepted: AtomicI64::new(accepted.map_or(0, Timestamp::as_millisecond)),
+            used: AtomicI64::new(0),
+            accepted_since: AtomicBool::new(canary && accepted > Some(facts.since)),
+            leaving: AtomicBool::new(false),
+        };
+        value.judge(now, lately);
         Self {
-            value: Arc::new(Value {
-                id: id.clone(),
-                generation,
-                credential: Arc::clone(credential),
-                in_flight: AtomicU32::new(0),
-                gate: AtomicU8::new(if proven { OPEN } else { SHUT }),
-                tide: AtomicU32::new(0),
-                accepted: AtomicI64::new(facts.accepted.map_or(0, Timestamp::as_millisecond)),
-                used: AtomicI64::new(0),
-                accepted_since: AtomicBool::new(canary && facts.accepted > Some(facts.since)),
-                leaving: AtomicBool::new(false),
-            }),
+            value: Arc::new(value),
             // What had left is offered again, so it begins again.
             state: match facts.state {
                 State::Draining | State::Pending | State::Retired => State::Pending,
@@ -629,35 +671,43 @@ impl Entry {
             refused: facts.refused,
             refusals: facts.refusals,
             refused_since: false,
+            chance: None,
             retry: false,
             place: Place::Configured,
             validity: Validity::default(),
         }
     }
 
-    fn enter(&mut self, state: State, reason: Reason, now: Timestamp) -> Change {
-        let from = std::mem::replace(&mut self.state, state);
+    fn enter(&mut self, step: &Step, pace: &Pace, now: Timestamp) -> Change {
+        let Step { to, reason, .. } = *step;
+        let from = std::mem::replace(&mut self.state, to);
         self.since = now;
         self.refused_since = false;
         self.retry = false;
         if reason == Reason::OperatorRetry {
             self.refusals = 0;
         }
+        if reason == Reason::SecondChance {
+            self.chance = Some(now);
+        }
+        if matches!(to, State::Active | State::Canary) {
+            self.value.judge(now, pace.retry_after);
+        }
         self.value.accepted_since.store(false, Relaxed);
-        let leaving = matches!(state, State::Draining | State::Retired);
+        let leaving = matches!(to, State::Draining | State::Retired);
         self.value.leaving.store(leaving, Relaxed);
         Change {
             id: self.value.id.clone(),
             generation: self.value.generation,
             from: Some(from),
-            to: state,
+            to,
             reason,
         }
     }
 
     fn is_to_be_probed(&self) -> bool {
         let asked = matches!(self.state, State::Active | State::Probing);
-        asked && self.value.gate.load(Acquire) != OPEN
+        asked && !self.value.open.load(Acquire)
     }
 
     fn accepted(&self) -> Option<Timestamp> {
@@ -675,10 +725,11 @@ impl Entry {
             state: self.state,
             since: self.since,
             said,
-            proven: self.value.gate.load(Acquire) == OPEN,
+            proven: self.value.proven.load(Acquire),
             accepted: self.accepted(),
             refused: self.refused,
             refusals: self.refusals,
+            chance: self.chance,
             retry: self.retry,
             place: self.place,
             validity: self.validity,
@@ -693,6 +744,7 @@ impl Entry {
             accepted: self.accepted(),
             refused: self.refused,
             refusals: self.refusals,
+            proven: self.value.proven.load(Acquire),
         }
     }
 
@@ -714,6 +766,32 @@ impl Entry {
             in_flight: self.value.in_flight.load(Relaxed),
             validity: self.validity,
         }
+    }
+}
+
+impl Value {
+    /// Lets all requests in where DCAMS has accepted it lately, and one at a time otherwise: what was good
+    /// a year ago may be dead.
+    fn judge(&self, now: Timestamp, lately: Duration) {
+        let proven = self.proven.load(Acquire);
+        let recent = known(&self.accepted).is_some_and(|then| {
+            let until = then.checked_add(lately).unwrap_or(Timestamp::MAX);
+            now <= until
+        });
+        self.open.store(proven && recent, Release);
+    }
+
+    fn begin_trial(&self) -> bool {
+        let width = self.width.load(Relaxed);
+        let more = |trials: u32| (trials < width).then_some(trials + 1);
+        self.trials.fetch_update(AcqRel, Acquire, more).is_ok()
+    }
+
+    /// DCAMS answers, and says nothing of the credential: more may try, so that a vendor that is failing
+    /// does not make them stand in line.
+    fn widen(&self) {
+        let wider = |width: u32| (width < WIDEST).then_some(width * 2);
+        self.width.fetch_update(Relaxed, Relaxed, wider).ok();
     }
 }
 
@@ -744,23 +822,23 @@ impl Lease {
     }
 
     /// Says what DCAMS made of the credential, where it said anything. A refused one did nothing.
-    pub fn end(mut self, said: Option<Login>, now: Timestamp) {
+    pub fn end(self, said: Option<Login>, now: Timestamp) {
         self.value.used.store(now.as_millisecond(), Relaxed);
         // Of an answer to a question from before the last refusal nothing follows for today.
-        let Some(said) = said.filter(|_| self.counts()) else {
+        if !self.counts() {
             return;
-        };
-        match said {
-            Login::Accepted => self.accepted(now),
-            Login::Refused => self.pool.refused(&self, now),
         }
-        self.trial = false;
+        match said {
+            None => self.value.widen(),
+            Some(Login::Accepted) => self.accepted(now),
+            Some(Login::Refused) => self.pool.refused(&self, now),
+        }
     }
 
     fn accepted(&self, now: Timestamp) {
         let value = &self.value;
         value.accepted.store(now.as_millisecond(), Relaxed);
-        let known = value.gate.load(Relaxed) == OPEN && value.accepted_since.load(Relaxed);
+        let known = value.open.load(Relaxed) && value.accepted_since.load(Relaxed);
         if !known {
             self.pool.proven(self, now);
         }
@@ -776,9 +854,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let value = &self.value;
         if self.trial {
-            // Nothing was said: the next one tries.
-            let shut = value.gate.compare_exchange(TRYING, SHUT, AcqRel, Relaxed);
-            if shut.is_ok() {
+            value.trials.fetch_sub(1, AcqRel);
+            if !value.open.load(Acquire) {
+                // Nothing was said: the next one tries.
                 self.pool.announce();
             }
         }

@@ -79,6 +79,8 @@ pub enum Reason {
     Outranked,
     /// DCAMS accepted the probe.
     ProbePassed,
+    /// The probe says nothing, or there is none any more.
+    ProbeSilent,
     /// It is to be seen with a probe first.
     ProbeStarted,
     /// DCAMS refused it.
@@ -91,6 +93,8 @@ pub enum Reason {
     Returned,
     /// Its backoff has ended.
     RetryDue,
+    /// It was refused, and the one that was accepted since then is refused too.
+    SecondChance,
     /// Of those that may be used it is the best.
     TakesOver,
 }
@@ -107,12 +111,14 @@ impl Reason {
             Self::OperatorRetry => "operator_retry",
             Self::Outranked => "outranked",
             Self::ProbePassed => "probe_passed",
+            Self::ProbeSilent => "probe_silent",
             Self::ProbeStarted => "probe_started",
             Self::RefusedByUpstream => "refused_by_upstream",
             Self::Removed => "removed",
             Self::Replaced => "replaced",
             Self::Returned => "returned",
             Self::RetryDue => "retry_due",
+            Self::SecondChance => "second_chance",
             Self::TakesOver => "takes_over",
         }
     }
@@ -149,6 +155,14 @@ pub struct Validity {
     pub not_before: Option<Timestamp>,
     /// Not from this on.
     pub not_after: Option<Timestamp>,
+}
+
+impl Validity {
+    /// Whether its time has come and not passed.
+    pub fn covers(&self, now: Timestamp) -> bool {
+        let begun = self.not_before.is_none_or(|time| now >= time);
+        begun && self.not_after.is_none_or(|time| now < time)
+    }
 }
 
 /// What the configuration says of a value.
@@ -188,6 +202,8 @@ pub struct Candidate {
     pub refused: Option<Timestamp>,
     /// How often in a row it was refused.
     pub refusals: u32,
+    /// When it was given a second chance last.
+    pub chance: Option<Timestamp>,
     /// Whether an operator wants it tried again.
     pub retry: bool,
     /// What the configuration says of it.
@@ -231,24 +247,22 @@ pub fn next_time(candidates: &[Candidate], pace: &Pace, now: Timestamp) -> Optio
     let times = candidates.iter().flat_map(|c| {
         let canary = (c.state == State::Canary).then(|| later(c.since, pace.canary_time));
         let retry = (c.state == State::Rejected).then(|| c.retry_at(pace));
+        let silent = |after| (c.state == State::Probing).then(|| later(c.since, after));
         [
             c.validity.not_before,
             c.validity.not_after,
             canary,
             retry.flatten(),
+            silent(pace.retry_after),
+            silent(pace.retry_max),
         ]
     });
     times.flatten().filter(|time| *time > now).min()
 }
 
 impl Candidate {
-    /// Whether its time has come and not passed.
     fn is_valid(&self, now: Timestamp) -> bool {
-        let Validity {
-            not_before,
-            not_after,
-        } = self.validity;
-        not_before.is_none_or(|time| now >= time) && not_after.is_none_or(|time| now < time)
+        self.validity.covers(now)
     }
 
     fn has_ended(&self, now: Timestamp) -> bool {
@@ -304,12 +318,16 @@ impl Plan<'_> {
         })
     }
 
-    /// A value that was replaced is kept for as long as requests depend on it.
+    /// A value that was replaced is kept for as long as requests depend on it, and one that DCAMS has
+    /// accepted until it has accepted another.
     fn is_dispensable(&self, index: usize, c: &Candidate) -> bool {
+        let active = self.active();
+        let known = active.and_then(|active| self.candidates.get(active));
+        let secure = known.is_some_and(|active| active.proven || !c.proven);
         match c.state {
-            State::Active => self.active() < Some(index),
+            State::Active => active < Some(index) && secure,
             State::Draining | State::Rejected | State::Retired => true,
-            State::Canary | State::Pending | State::Probing => self.active().is_some(),
+            State::Canary | State::Pending | State::Probing => secure,
         }
     }
 
@@ -323,11 +341,17 @@ impl Plan<'_> {
                 let returns = c.place == Place::Configured;
                 return returns.then_some((State::Pending, Reason::Returned));
             }
+            if c.retry && matches!(c.state, State::Probing | State::Rejected) {
+                return Some((State::Pending, Reason::OperatorRetry));
+            }
+            if c.state == State::Rejected {
+                return None;
+            }
             if !c.is_valid(self.now) {
                 return (c.state != State::Pending).then_some((State::Pending, Reason::NotBefore));
             }
-            if c.state == State::Rejected {
-                return c.retry.then_some((State::Pending, Reason::OperatorRetry));
+            if c.state == State::Probing && !self.pace.probes {
+                return Some((State::Pending, Reason::ProbeSilent));
             }
             let refused = c.said == Some(Login::Refused);
             refused.then_some((State::Rejected, Reason::RefusedByUpstream))
@@ -339,8 +363,11 @@ impl Plan<'_> {
     fn elect(&self) -> Option<Step> {
         let usable = |c: &Candidate| match c.state {
             State::Canary | State::Pending => c.is_valid(self.now),
-            // One that was refused is not asked to work before its probe has passed.
-            State::Probing => c.is_valid(self.now) && !c.is_on_trial(),
+            // One that was refused is not asked to work before its probe has passed, or has had its time.
+            State::Probing => {
+                let silent = self.now >= later(c.since, self.pace.retry_after);
+                c.is_valid(self.now) && (!c.is_on_trial() || silent)
+            }
             State::Active | State::Draining | State::Rejected | State::Retired => false,
         };
         let proven = |c: &Candidate| c.proven && usable(c);
@@ -351,9 +378,12 @@ impl Plan<'_> {
             return doubtful.then_some(step(active, State::Pending, Reason::Outranked));
         }
         let chosen = good.or_else(|| self.position(usable));
-        let again = |c: &Candidate| self.may_return(c) && self.has_another_chance(c);
-        if let Some(index) = chosen.or_else(|| self.position(again)) {
+        if let Some(index) = chosen {
             return Some(step(index, State::Active, Reason::TakesOver));
+        }
+        let again = |index: &usize| self.has_another_chance(*index);
+        if let Some(index) = (0..self.candidates.len()).find(again) {
+            return Some(step(index, State::Active, Reason::SecondChance));
         }
         if self.pace.probes {
             return None;
@@ -367,10 +397,17 @@ impl Plan<'_> {
     }
 
     /// Since it was refused another one was accepted, and none is any more: the vendor has changed
-    /// something, and what was too early then may be right now.
-    fn has_another_chance(&self, c: &Candidate) -> bool {
-        let others = self.candidates.iter().filter_map(|other| other.accepted);
-        others.max() > c.refused
+    /// something, and what was too early then may be right now. Once in a while: two that are refused by
+    /// turns are not tried by turns.
+    fn has_another_chance(&self, index: usize) -> bool {
+        let Some(c) = self.candidates.get(index).filter(|c| self.may_return(c)) else {
+            return false;
+        };
+        let others = self.candidates.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != index);
+        let accepted = others.filter_map(|(_, other)| other.accepted).max();
+        let rested = |then| self.now >= later(then, self.pace.retry_after) || then > self.now;
+        accepted > c.refused && c.chance.is_none_or(rested)
     }
 
     /// Of two canaries, and of what is behind the active one, the lesser goes back into reserve.
@@ -404,7 +441,11 @@ impl Plan<'_> {
             State::Pending if self.pace.probes && !c.proven => {
                 (State::Probing, Reason::ProbeStarted)
             }
-            State::Probing if !c.proven => return None,
+            State::Probing if !c.proven => {
+                // Requests say what the probe does not, a few of them.
+                let silent = self.now >= later(c.since, self.pace.retry_max);
+                return silent.then_some(step(index, State::Canary, Reason::ProbeSilent));
+            }
             State::Probing if canary => (State::Canary, Reason::ProbePassed),
             State::Probing => (State::Active, Reason::ProbePassed),
             State::Pending if canary => (State::Canary, Reason::CanaryStarted),

@@ -4,7 +4,7 @@
 //! nothing of a secret, nor of the path or name that stands in its place.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     str,
     sync::Arc,
@@ -51,6 +51,9 @@ pub enum SourceError {
     /// A file cannot be read.
     #[error("the file of the {0} {1}")]
     File(&'static str, FileError),
+    /// There is something else in its place.
+    #[error("the {0} is in no regular file any more")]
+    NoFile(&'static str),
     /// It is not a pair that could be sent.
     #[error(transparent)]
     Pair(#[from] CredentialError),
@@ -72,6 +75,7 @@ impl SourceError {
             Self::File(_, FileError::Missing) => "file_missing",
             Self::File(_, FileError::TooLarge(_)) => "file_too_large",
             Self::File(_, FileError::Unreadable(_)) => "file_unreadable",
+            Self::NoFile(_) => "no_regular_file",
             Self::Pair(CredentialError::Empty(_)) => "empty",
             Self::Pair(CredentialError::TooLong(_)) => "too_long",
             Self::Text(_) => "not_text",
@@ -138,6 +142,11 @@ impl Part {
             Self::File(path) => path,
             Self::Fixed(value) => return Ok(value.clone()),
         };
+        // A pipe would be waited for.
+        let look = fs::metadata(path).map_err(|error| SourceError::File(what, error.into()))?;
+        if !look.is_file() {
+            return Err(SourceError::NoFile(what));
+        }
         let content = files::read(path, MAX_SECRET).and_then(Content::without_line_break);
         let content = content.map_err(|error| SourceError::File(what, error))?;
         let text = str::from_utf8(&content.bytes).map_err(|_| SourceError::Text(what))?;

@@ -258,6 +258,13 @@ async fn with_all_refused_dcams_is_left_alone_and_all_is_well_when_one_is_accept
     };
     let scene = Scene::start(&["new", "old"], pace).await;
     scene.accept(&[]);
+    assert_eq!(scene.ask().await.status, 502);
+    let ready = scene.world.operator("/readyz").await.text;
+    assert!(ready.starts_with("ready\n"), "{ready}");
+    assert!(
+        ready.contains("account main: no credential may be used"),
+        "{ready}"
+    );
     let load = steady(&scene, 100, time).await;
     let calls = scene.refused_calls();
     println!(
@@ -278,12 +285,6 @@ async fn with_all_refused_dcams_is_left_alone_and_all_is_well_when_one_is_accept
     assert_eq!(u64::try_from(load.failed.len()), Ok(load.answered));
     // Each of the two at once, and again when its rest is over.
     assert!((2..=4).contains(&calls), "{calls}");
-    let ready = scene.world.operator("/readyz").await.text;
-    assert!(ready.starts_with("ready\n"), "{ready}");
-    assert!(
-        ready.contains("account main: no credential may be used"),
-        "{ready}"
-    );
     let alerts = log
         .text()
         .matches("no credential of the account may be used")
@@ -724,6 +725,10 @@ async fn a_retired_password_is_wiped_from_the_processs_memory() {
         "the search finds what is there"
     );
     fs::write(process.folder.path().join("old"), NEW).unwrap();
+    let taken = "change.generation=2 from=\"pending\" to=\"active\"";
+    served.program.err.says(taken, 1).await;
+    // The old one is kept until the new one has worked.
+    process.ask(&served).await;
     served.program.err.says("to=\"retired\"", 1).await;
     for _ in 0..20 {
         process.ask(&served).await;
@@ -767,6 +772,16 @@ async fn a_reload_and_a_rotation_take_nothing_back_from_each_other() {
     };
     // A rotation, then a reload of something else, and the other way round.
     fs::write(folder.join("old"), NEW).unwrap();
+    let second = |acts: &[Value]| {
+        acts.iter()
+            .any(|a| a["generation"] == 2 && a["to"] == "active")
+    };
+    scene
+        .world
+        .audit
+        .until_acts("credential_changed", second)
+        .await;
+    scene.ask().await;
     scene.receipt("old", "retired", "replaced").await;
     let more = fs::read_to_string(folder.join("more.toml")).unwrap();
     fs::write(folder.join("more.toml"), format!("{more}enabled = false\n")).unwrap();

@@ -141,6 +141,80 @@ async fn a_thousand_requests_that_meet_a_dead_password_try_the_next_one_one_at_a
 }
 
 #[tokio::test]
+async fn while_a_new_one_is_tried_the_others_use_the_one_that_works() {
+    let none = Pace {
+        canary_percent: 0,
+        ..PACE
+    };
+    let pool = Pool::new("main".try_into().unwrap(), Arc::default());
+    pool.configure(none, vec![slot("a", Some(offer("old", None)))], at(0));
+    accept(&pool, 0).await;
+    pool.offer(&id("a"), &offer("new", None), at(1));
+    let trial = lease(&pool).await;
+    let others = join_all((0..100).map(|_| lease(&pool))).await;
+    let new = |lease: &Lease| lease.value.generation == 2;
+    assert!(new(&trial) && !others.iter().any(new));
+    trial.end(Some(Login::Accepted), at(2));
+    assert!(new(&lease(&pool).await));
+    drop(others);
+    pool.keep_up(at(3));
+    is(&pool, &[("a", "active"), ("a", "retired")]);
+}
+
+#[tokio::test]
+async fn a_vendor_that_fails_does_not_make_all_stand_in_line() {
+    let pool = pool(&["a"]);
+    let mut widths = Vec::new();
+    for _ in 0..6 {
+        let mut leases = Vec::new();
+        while let Some(leased) = pool.lease(PATIENCE).now_or_never() {
+            leases.push(leased.unwrap());
+        }
+        widths.push(leases.len());
+        leases.pop().unwrap().end(None, at(1));
+    }
+    assert_eq!(widths, [1, 2, 4, 8, 16, 16]);
+    // A refusal: one at a time again.
+    lease(&pool).await.end(Some(Login::Refused), at(2));
+    pool.keep_up(at(100));
+    let _one = lease(&pool).await;
+    assert!(pool.lease(PATIENCE).now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn a_reserve_that_worked_a_year_ago_is_tried_by_one() {
+    let pool = pool(&["a", "b"]);
+    accept(&pool, 0).await;
+    lease(&pool).await.end(Some(Login::Refused), at(1));
+    accept(&pool, 2).await;
+    pool.retry(&id("a"), at(3));
+    accept(&pool, 4).await;
+    pool.keep_up(at(400));
+    is(&pool, &[("a", "active"), ("b", "pending")]);
+    let year = 365 * 24 * 3600;
+    accept(&pool, year).await;
+    lease(&pool).await.end(Some(Login::Refused), at(year));
+    is(&pool, &[("a", "rejected"), ("b", "active")]);
+    let _one = lease(&pool).await;
+    assert!(pool.lease(PATIENCE).now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_let_a_dead_password_through() {
+    let pool = pool(&["a"]);
+    accept(&pool, 3_600).await;
+    let mut tries = 0;
+    for second in 0..50 {
+        if let Some(Ok(leased)) = pool.lease(PATIENCE).now_or_never() {
+            tries += 1;
+            leased.end(Some(Login::Refused), at(second));
+        }
+        pool.keep_up(at(second));
+    }
+    assert_eq!(tries, 1);
+}
+
+#[tokio::test]
 async fn with_none_left_nobody_waits() {
     let pool = pool(&["a"]);
     accept(&pool, 0).await;
@@ -232,6 +306,7 @@ async fn what_was_known_before_a_restart_is_known_again() {
             accepted,
             refused,
             refusals,
+            proven: accepted.is_some(),
         })
     };
     let pool = Pool::new("main".try_into().unwrap(), Arc::default());
@@ -242,7 +317,7 @@ async fn what_was_known_before_a_restart_is_known_again() {
         ),
         slot(
             "new",
-            Some(offer("2", of(State::Canary, Some(at(10)), None, 0))),
+            Some(offer("2", of(State::Canary, Some(at(80)), None, 0))),
         ),
         slot(
             "old",
@@ -254,7 +329,9 @@ async fn what_was_known_before_a_restart_is_known_again() {
         &pool,
         &[("dead", "rejected"), ("new", "canary"), ("old", "active")],
     );
-    assert_eq!(pool.standings()[0].retry_at, Some(at(90 + 240)));
+    let dead = pool.standings().remove(0);
+    assert_eq!(dead.refused, Some(at(90)));
+    assert_eq!(dead.retry_at, None, "another one does the work");
     // Both are known to work: nobody waits for a trial.
     let held = join_all((0..100).map(|_| lease(&pool))).await;
     let canaries = held.iter().filter(|lease| *lease.id() == id("new")).count();

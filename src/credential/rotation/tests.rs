@@ -27,6 +27,7 @@ fn new() -> Candidate {
         accepted: None,
         refused: None,
         refusals: 0,
+        chance: None,
         retry: false,
         place: Place::Configured,
         validity: Validity::default(),
@@ -65,6 +66,9 @@ impl Account {
             let c = &mut self.list[step.index];
             assert_ne!(c.state, step.to, "a step that is none: {step:?}");
             (c.state, c.since, c.said) = (step.to, self.now, None);
+            if step.reason == Reason::SecondChance {
+                c.chance = Some(self.now);
+            }
             c.retry = false;
             steps.push((step.index, step.to, step.reason));
             assert!(steps.len() < 50, "no end: {steps:?}");
@@ -203,7 +207,7 @@ fn one_that_was_refused_too_early_gets_its_chance_when_the_vendor_has_switched()
         account.refuse(1),
         [
             (1, State::Rejected, Reason::RefusedByUpstream),
-            (0, State::Active, Reason::TakesOver)
+            (0, State::Active, Reason::SecondChance)
         ]
     );
     // Once: then both rest.
@@ -240,7 +244,7 @@ fn a_probe_comes_before_a_canary_and_after_a_rest() {
     };
     let mut account = Account::rotating(probes);
     assert_eq!(account.states(), ["probing", "active"]);
-    assert_eq!(account.pass(60 * MINUTE), [], "nobody has answered");
+    assert_eq!(account.pass(14 * MINUTE), [], "nobody has answered");
     assert_eq!(account.accept(0), [(0, State::Canary, Reason::ProbePassed)]);
     account.refuse(0);
     assert_eq!(
@@ -330,6 +334,90 @@ fn after_its_end_it_is_not_used_and_before_its_end_another_takes_over() {
             (1, State::Active, Reason::TakesOver)
         ]
     );
+}
+
+#[test]
+fn two_that_are_refused_by_turns_are_not_tried_by_turns() {
+    let mut account = Account::of([new(), new()], PACE);
+    let mut calls = 0;
+    for second in 0..60 {
+        account.now = later(at(0), second * SECOND);
+        account.settle();
+        let Some(index) = account.list.iter().position(|c| c.state == State::Active) else {
+            continue;
+        };
+        calls += 1;
+        if second % 2 == 0 {
+            account.accept(index);
+        } else {
+            account.refuse(index);
+        }
+    }
+    assert!(calls < 12, "{calls}");
+}
+
+#[test]
+fn a_probe_that_says_nothing_or_is_gone_keeps_nobody_waiting_for_ever() {
+    let probes = Pace {
+        probes: true,
+        ..PACE
+    };
+    // Beside one that works: a few requests say what the probe does not.
+    let mut account = Account::rotating(probes);
+    assert_eq!(
+        account.pass(15 * MINUTE),
+        [(0, State::Canary, Reason::ProbeSilent)]
+    );
+    let mut account = Account::rotating(probes);
+    account.pace = PACE;
+    account.settle();
+    assert_eq!(account.states(), ["canary", "active"]);
+    // Alone, after a refusal: requests, when the probe has had its time.
+    let mut account = Account::of([new()], probes);
+    account.refuse(0);
+    account.pass(MINUTE);
+    assert_eq!(account.states(), ["probing"]);
+    assert_eq!(
+        next_time(&account.list, &probes, account.now),
+        Some(later(account.now, MINUTE))
+    );
+    account.pass(MINUTE);
+    assert_eq!(account.states(), ["active"]);
+    // And an operator need not wait.
+    account.refuse(0);
+    account.pass(2 * MINUTE);
+    assert_eq!(account.states(), ["probing"]);
+    account.list[0].retry = true;
+    account.settle();
+    assert_eq!(account.states(), ["active"]);
+}
+
+#[test]
+fn a_password_that_works_is_kept_until_the_new_one_has_worked() {
+    let none = Pace {
+        canary_percent: 0,
+        ..PACE
+    };
+    let mut account = Account::rotating(none);
+    account.list[1].place = Place::Superseded;
+    account.settle();
+    assert_eq!(account.states(), ["active", "pending"]);
+    account.refuse(0);
+    assert_eq!(account.states(), ["rejected", "active"]);
+    let mut account = Account::rotating(none);
+    account.list[1].place = Place::Superseded;
+    account.accept(0);
+    assert_eq!(account.states(), ["active", "retired"]);
+}
+
+#[test]
+fn a_rest_is_not_cut_short_by_a_date() {
+    let mut account = Account::rotating(PACE);
+    account.refuse(0);
+    account.list[0].validity.not_before = Some(at(1));
+    assert_eq!(account.settle(), []);
+    assert_eq!(account.pass(5 * MINUTE), []);
+    assert_eq!(account.states(), ["rejected", "active"]);
 }
 
 #[derive(Debug, Clone)]

@@ -55,6 +55,13 @@ async fn a_new_version_in_vault_takes_over_and_vaults_end_costs_nothing() {
         };
         acts.iter().any(retired)
     };
+    let taken = |acts: &[serde_json::Value]| {
+        let active = |act: &serde_json::Value| act["generation"] == 2 && act["to"] == "active";
+        acts.iter().any(active)
+    };
+    world.audit.until_acts("credential_changed", taken).await;
+    // The former one is kept until this one has worked.
+    assert_eq!(ask(&world).await.code(), "customer_not_found");
     world.audit.until_acts("credential_changed", replaced).await;
     world.simulator.set_credentials(pairs[1..].to_vec());
     assert_eq!(ask(&world).await.code(), "customer_not_found");
