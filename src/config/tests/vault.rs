@@ -259,7 +259,7 @@ fn a_pair_is_in_vault_or_in_files_and_not_both() {
     let expected = ["user", "pass"].map(|key| format!("accounts[main].credentials[c1].{key}"));
     let expected: Vec<_> = expected
         .iter()
-        .map(|key| ("gateway.toml", &key[..]))
+        .map(|key| ("gateway.toml", key.as_str()))
         .collect();
     assert_eq!(folder.mistakes(&["gateway.toml"]), pairs(&expected));
 }

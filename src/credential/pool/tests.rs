@@ -318,6 +318,8 @@ async fn the_end_of_the_last_request_is_told_to_who_writes_it_down() {
     let work = Arc::new(Notify::new());
     let pool = Pool::new("main".try_into().unwrap(), Arc::clone(&work));
     configure(&pool, &["a", "b"], 0);
+    // No trial, whose end is told too.
+    accept(&pool, 0).await;
     let held = lease(&pool).await;
     configure(&pool, &["b"], 1);
     is(&pool, &[("b", "active"), ("a", "draining")]);
