@@ -921,8 +921,6 @@ async fn a_rotation_that_is_killed_goes_on_from_what_is_true() {
     };
     for _ in 0..3 {
         let served = process.serve().await;
-        // That DCAMS has accepted it is known from before.
-        assert!(Process::standings(&served).await[1]["last_accepted"].is_string());
         assert_eq!(process.ask(&served).await, "customer_not_found");
         assert_eq!(Process::states(&served).await, ["new canary", "old active"]);
         drop(served);
@@ -961,24 +959,24 @@ async fn a_rotation_that_is_killed_goes_on_from_what_is_true() {
 #[tokio::test]
 async fn nothing_is_known_of_what_was_not_configured_for_a_while() {
     let mut process = Process::prepare(&["old"], "").await;
-    process.accept(&[OLD, NEW]);
-    for (credential, is_known) in [
-        ("old", false),
-        ("old", true),
-        ("new", false),
-        ("old", false),
+    process.accept(&[]);
+    for (credential, state) in [
+        ("old", "active"),
+        ("old", "rejected"),
+        ("new", "active"),
+        ("old", "active"),
     ] {
         process.toml = account(&[credential], "");
-        let served = process.serve().await;
-        let standing = Process::standings(&served).await.remove(0);
-        assert_eq!(
-            standing["last_accepted"].is_string(),
-            is_known,
-            "{standing}"
-        );
-        assert_eq!(process.ask(&served).await, "customer_not_found");
-        served.program.signal("TERM");
-        served.program.end().await;
+        let mut served = process.serve().await;
+        let states = Process::states(&served).await;
+        assert_eq!(states, [format!("{credential} {state}")]);
+        if state == "active" {
+            let code = process.ask(&served).await;
+            assert_eq!(code, "upstream_credentials_rejected");
+            // What was told is on disk.
+            let told = "DCAMS refuses the credential";
+            served.program.err.says(told, 1).await;
+        }
     }
 }
 
