@@ -197,6 +197,36 @@ fn a_small_configuration_is_completed_by_the_defaults() {
 }
 
 #[test]
+fn the_pace_of_rotations_has_the_shown_defaults_and_goes_to_its_bounds() {
+    let folder = Folder::new();
+    let account = |addition: &str| {
+        let text = BASE.replace("[[issuers]]", &format!("{addition}\n[[issuers]]"));
+        folder.write("gateway.toml", text);
+        folder.load(&["gateway.toml"]).unwrap().accounts.remove(0)
+    };
+    let implied = account("");
+    assert!(implied.probe.is_none() && !implied.pace.probes);
+    let (_, shown) = layers::DEFAULTS
+        .split_once("# [accounts.rotation]\n")
+        .unwrap();
+    let shown = ["canary_percent", "canary_time", "retry_after", "retry_max"].map(|key| {
+        let start = format!("# {key} = ");
+        let line = shown.lines().find(|line| line.starts_with(&start));
+        line.unwrap().trim_start_matches("# ")
+    });
+    let explicit = account(&format!("[accounts.rotation]\n{}", shown.join("\n")));
+    assert_eq!(explicit.pace, implied.pace);
+    let bounds = account(
+        "[accounts.probe]\nemail = \"a@b.example\"\n[accounts.rotation]\ncanary_percent = 50\n\
+         canary_time = \"0s\"\nretry_after = \"24h\"\nretry_max = \"24h\"",
+    );
+    assert!(bounds.probe.is_some() && bounds.pace.probes);
+    assert_eq!(bounds.pace.canary_percent, 50);
+    assert_eq!(bounds.pace.canary_time, Duration::ZERO);
+    assert_eq!(bounds.pace.retry_after, bounds.pace.retry_max);
+}
+
+#[test]
 fn an_issuer_may_require_proofs_once_the_public_url_is_known() {
     let folder = Folder::new();
     let issuer =

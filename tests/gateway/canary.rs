@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::Path,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -20,8 +20,13 @@ use dcams_gateway::{
     auth::{self, Authenticator, dpop::ProofChecker, mint::Grant, revocation::RevocationList},
     clock,
     config::Config,
+    credential::{
+        Account, CredentialSettings,
+        pool::{Offer, Pool, Slot},
+    },
     operation::Operation::{self, *},
     payload::{Submission, lift::lift},
+    rotator::AccountStanding,
     simulator::{
         Login, SimulatorHandle,
         behaviour::{Behaviour, Echo},
@@ -34,6 +39,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -87,6 +93,15 @@ impl Canaries {
                 Kind::Secret,
                 format!("{}\"\\/{}\u{fc} {}%", m(), m(), m()),
             ),
+            // What the credential of the other account is rotated to, one after the other.
+            ("wrong pass", Kind::Secret, format!("{}\"\\{}", m(), m())),
+            (
+                "next pass",
+                Kind::Secret,
+                format!("{}\u{fc}/{}'%", m(), m()),
+            ),
+            ("unreadable pass", Kind::Secret, m()),
+            ("endless pass", Kind::Secret, m()),
             ("client user", Kind::Secret, format!("web-{}", m())),
             ("client pass", Kind::Secret, format!("{}<'&\"{}", m(), m())),
             ("subject", Kind::Secret, format!("sub-{}", m())),
@@ -133,6 +148,7 @@ impl Canaries {
             ("user", "user"),
             ("other-user", "other user"),
             ("pass", "pass"),
+            ("other-pass", "pass"),
             ("issuer.key", "issuer key"),
             ("state.key", "state key"),
             ("audit.key", "audit key"),
@@ -246,6 +262,32 @@ fn forms(value: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
+#[test]
+fn the_forms_are_those_in_which_values_leak() {
+    let forms = forms("Pa\"ß/wörd>%?~ÿ~of it".as_bytes());
+    for form in [
+        "Pa\"ß/wörd>%?~ÿ~of it",
+        "pa\"ß/wörd>%?~ÿ~of it",
+        "PA\"SS/WÖRD>%?~Ÿ~OF IT",
+        "Pa\\\"ß/wörd>%?~ÿ~of it",
+        "Pa\\\"\\u00df/w\\u00f6rd>%?~\\u00ff~of it",
+        "Pa%22%C3%9F%2Fw%C3%B6rd%3E%25%3F%7E%C3%BF%7Eof%20it",
+        "Pa%22%c3%9f%2fw%c3%b6rd%3e%25%3f%7e%c3%bf%7eof%20it",
+        "506122c39f2f77c3b672643e253f7ec3bf7e6f66206974",
+        "506122C39F2F77C3B672643E253F7EC3BF7E6F66206974",
+        // What is the same behind any 0, 1 and 2 bytes, in both alphabets.
+        "UGEiw58vd8O2cmQ+JT9+w79+b2YgaX",
+        "BhIsOfL3fDtnJkPiU/fsO/fm9mIGl0",
+        "QYSLDny93w7ZyZD4lP37Dv35vZiBpd",
+        "UGEiw58vd8O2cmQ-JT9-w79-b2YgaX",
+        "BhIsOfL3fDtnJkPiU_fsO_fm9mIGl0",
+    ] {
+        let is = |found: &Vec<u8>| found == form.as_bytes();
+        let all = || -> Vec<_> { forms.iter().map(|f| String::from_utf8_lossy(f)).collect() };
+        assert!(forms.iter().any(is), "{form} is not among {:#?}", all());
+    }
+}
+
 /// Finds any 12 bytes in a row of any form of any canary, or a shorter one as a whole.
 struct Search {
     windows: HashMap<[u8; WINDOW], &'static str>,
@@ -339,6 +381,7 @@ impl Seen {
 /// Drives one gateway through everything.
 struct Drive<'a> {
     canaries: &'a Canaries,
+    folder: &'a Path,
     served: &'a Served,
     simulator: &'a SimulatorHandle,
     /// One that sees little, one that sees all, one that may do nothing, one of another customer.
@@ -368,22 +411,196 @@ impl Drive<'_> {
 
     /// What an operator asks, whose answers are searched like any other.
     async fn operator(&mut self, path: &str, body: Option<&Value>) -> Value {
+        let body = body.map(Value::to_string);
+        let (_, text) = self.operator_says(path, body).await;
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    async fn operator_says(&mut self, path: &str, body: Option<String>) -> (u16, String) {
         let url = format!("http://{}{path}", self.served.admin);
         let request = match body {
-            Some(body) => client().post(url).json(body),
+            Some(body) => client()
+                .post(url)
+                .header("content-type", "application/json")
+                .body(body),
             None => client().get(url),
         };
         let request = request.bearer_auth(self.canaries.text("admin token"));
         let answer = answer(request.send().await.unwrap()).await;
-        let parsed = serde_json::from_str(&answer.text).unwrap_or_default();
+        self.show(path, answer.status, &answer.text);
+        (answer.status, answer.text)
+    }
+
+    /// What an operator sees.
+    fn show(&mut self, flow: &str, status: u16, text: &str) {
         self.seen.push(Seen {
-            flow: path.to_owned(),
+            flow: flow.to_owned(),
             full: false,
             images: false,
-            status: answer.status,
-            bytes: answer.text.into_bytes(),
+            status,
+            bytes: text.as_bytes().to_vec(),
         });
-        parsed
+    }
+
+    /// What an operator's command on the gateway's configuration prints, and how it ends.
+    async fn command(&mut self, arguments: &[&str]) -> (Option<i32>, String) {
+        let paths = ["demo.toml", "more.toml"].map(|name| self.folder.join(name));
+        let paths = paths.map(|path| path.display().to_string());
+        let config = ["--config", &paths[0], &paths[1]];
+        let (url, admin) = (self.simulator.url(), self.served.admin.to_string());
+        let variables = [
+            ("DCAMS_GATEWAY__UPSTREAM__URL", &url[..]),
+            ("DCAMS_GATEWAY__ADMIN__LISTEN", &admin),
+            ("RUST_LOG", "trace"),
+            ("RUST_BACKTRACE", "1"),
+        ];
+        let ended = run(&[arguments, &config].concat(), &variables).await;
+        let flow = arguments.join(" ");
+        for text in [&ended.out, &ended.err] {
+            self.show(&flow, 0, text);
+        }
+        (ended.status.code(), ended.out + &ended.err)
+    }
+
+    /// Asks until the credential of the other account stands like this: value, state, and why its
+    /// source cannot be read.
+    async fn until_other(&mut self, generation: u64, state: &str, failure: Option<&str>) {
+        let standing = |list: &Value| {
+            let credentials = list["accounts"][1]["credentials"]
+                .as_array()
+                .unwrap()
+                .iter();
+            let mut standings = credentials
+                .map(|c| json!([c["id"], c["generation"], c["state"], c["source_failure"]]));
+            standings.any(|s| s == json!(["other-1", generation, state, failure]))
+        };
+        let asking = async { while !standing(&self.operator("/api/credentials", None).await) {} };
+        let came = timeout(Duration::from_secs(30), asking).await.is_ok();
+        assert!(came, "never {generation} {state} {failure:?}");
+    }
+
+    /// A rotation of the other account's credential, with everything that goes wrong in one.
+    async fn rotate(&mut self) {
+        let at = |name| self.canaries.text(name).to_owned();
+        let file = self.folder.join("other-pass");
+        let login = |user, pass| Login::new(at(user), at(pass));
+        let (demo, old) = (login("user", "pass"), login("other user", "pass"));
+        let new = login("other user", "next pass");
+        // A wrong one is refused, and the requests go on with the one that works.
+        fs::write(&file, at("wrong pass")).unwrap();
+        self.until_other(2, "canary", None).await;
+        let (code, said) = self.try_credentials(&[]).await;
+        assert_eq!(code, Some(1), "{said}");
+        self.each_service("a wrong value").await;
+        self.until_other(2, "rejected", None).await;
+        self.command(&["credentials", "list"]).await;
+        self.retries().await;
+        // Two that are no password at all.
+        let unreadable = [at("unreadable pass").as_bytes(), b"\xff"].concat();
+        let endless = at("endless pass").repeat(4_000).into_bytes();
+        for (reason, content) in [("not_text", unreadable), ("file_too_large", endless)] {
+            fs::write(&file, content).unwrap();
+            self.until_other(2, "rejected", Some(reason)).await;
+            let (_, ready) = self.operator_says("/readyz", None).await;
+            assert!(ready.contains(reason), "{ready}");
+            let (status, _) = self.operator_says("/api/reload", Some("{}".into())).await;
+            assert_eq!(status, 422);
+            self.each_service(reason).await;
+            for arguments in [&["credentials", "list"][..], &["check"]] {
+                self.command(arguments).await;
+            }
+            let (code, said) = self.try_credentials(&[]).await;
+            assert_eq!(code, Some(1), "{said}");
+        }
+        // The right one takes over.
+        self.simulator
+            .set_credentials(vec![demo.clone(), old, new.clone()]);
+        fs::write(&file, at("next pass")).unwrap();
+        self.until_other(3, "canary", None).await;
+        self.each_service("a canary").await;
+        self.until_other(1, "retired", None).await;
+        self.until_other(3, "active", None).await;
+        self.simulator.set_credentials(vec![demo, new]);
+        let (status, _) = self.operator_says("/api/reload", Some("{}".into())).await;
+        assert_eq!(status, 200);
+        self.each_service("a new value").await;
+        for arguments in [
+            &["credentials", "list"][..],
+            &["credentials", "list", "--json"],
+        ] {
+            let (code, said) = self.command(arguments).await;
+            assert_eq!(code, Some(0), "{said}");
+        }
+        let (code, said) = self.try_credentials(&[]).await;
+        assert_eq!(code, Some(0), "{said}");
+        let (code, said) = self.try_credentials(&["--account", "other"]).await;
+        assert_eq!(code, Some(0), "{said}");
+    }
+
+    async fn try_credentials(&mut self, more: &[&str]) -> (Option<i32>, String) {
+        let email = self.canaries.text("email").to_owned();
+        let test = [&["credentials", "test", "--email", &email], more].concat();
+        self.command(&test).await
+    }
+
+    /// Retries that are meant, and what is sent by mistake.
+    async fn retries(&mut self) {
+        let (stray, pass) = (
+            self.canaries.text("stray"),
+            self.canaries.text("wrong pass"),
+        );
+        let good = json!({"account": "other", "credential": "other-1"});
+        let bodies = [
+            (
+                400,
+                json!({"account": "other", "credential": pass}).to_string(),
+            ),
+            (
+                404,
+                json!({"account": "other", "credential": stray}).to_string(),
+            ),
+            (
+                404,
+                json!({"account": stray, "credential": "other-1"}).to_string(),
+            ),
+            (
+                400,
+                json!({"account": "other", "credential": [stray]}).to_string(),
+            ),
+            (
+                400,
+                json!({"account": "other", "credential": "other-1", stray: pass}).to_string(),
+            ),
+            (
+                400,
+                json!({"account": "other", "credential": "other-1", "pass": pass}).to_string(),
+            ),
+            (400, json!({"account": stray}).to_string()),
+            (400, json!([pass]).to_string()),
+            (400, stray.to_owned()),
+            (400, format!("{{\"account\":\"{stray}")),
+            (200, good.to_string()),
+        ];
+        for (expected, body) in bodies {
+            let (status, said) = self
+                .operator_says("/api/credentials/retry", Some(body))
+                .await;
+            assert_eq!(status, expected, "{said}");
+        }
+        // It is refused again.
+        self.each_service("a second try").await;
+        self.until_other(2, "rejected", None).await;
+        for (account, credential, code) in
+            [("other", "other-1", 0), (stray, stray, 1), (pass, pass, 2)]
+        {
+            let named = ["--account", account, "--credential", credential];
+            let (ended, said) = self
+                .command(&[&["credentials", "retry"], &named[..]].concat())
+                .await;
+            assert_eq!(ended, Some(code), "{said}");
+        }
+        self.each_service("a third try").await;
+        self.until_other(2, "rejected", None).await;
     }
 
     /// Refused credentials are tried again, and accepted.
@@ -644,6 +861,30 @@ impl Drive<'_> {
     }
 }
 
+/// The other tenant, whose credential has a file of its own to be rotated by.
+fn rotated() -> String {
+    OTHER_TENANT.replace("\"pass\"", "\"other-pass\"").replace(
+        "[[issuers]]",
+        "[accounts.rotation]\ncanary_time = \"0s\"\n[[issuers]]",
+    )
+}
+
+/// What is in a folder's files, one after the other.
+fn files(folder: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let content = if path.is_dir() {
+            files(&path)
+        } else {
+            fs::read(&path).unwrap()
+        };
+        all.extend_from_slice(&content);
+        all.push(b'\n');
+    }
+    all
+}
+
 /// The scene of a test: a folder of canaries, and who may call.
 fn tokens(folder: &Path, url: &str, canaries: &Canaries) -> [String; 4] {
     let config = load(folder, url, &[]);
@@ -684,10 +925,14 @@ async fn canaries_show_up_nowhere() {
         let toml = format!(
             "[telemetry]\nlog_level = \"trace\"\nlog_format = \"{format}\"\n\
              [upstream]\ntimeout = \"4s\"\nconnect_timeout = \"4s\"\n\
-             max_response = \"2MiB\"\n[admin]\ntoken = {{ file = \"admin-token\" }}\n\
-             {OTHER_TENANT}"
+             max_response = \"2MiB\"\n[admin]\ntoken = {{ file = \"admin-token\" }}\n{}",
+            rotated()
         );
-        let variables = [("RUST_LOG", "trace"), ("RUST_BACKTRACE", "1")];
+        let variables = [
+            ("RUST_LOG", "trace"),
+            ("RUST_BACKTRACE", "1"),
+            ("DCAMS_GATEWAY__RELOAD__WATCH", "100ms"),
+        ];
         let mut served = Served::start(folder.path(), &simulator.url(), &toml, &variables).await;
         let tokens = tokens(folder.path(), &simulator.url(), &canaries);
         for (name, token) in ["token", "other token", "poor token", "bound token"]
@@ -701,6 +946,7 @@ async fn canaries_show_up_nowhere() {
         let seen = Vec::new();
         let mut drive = Drive {
             canaries: &canaries,
+            folder: folder.path(),
             served: &served,
             simulator: &simulator,
             tokens,
@@ -714,8 +960,10 @@ async fn canaries_show_up_nowhere() {
         drive.each_service("a refused credential").await;
         simulator.set_credentials(logins);
         drive.retry_credentials().await;
+        drive.rotate().await;
         drive.leave().await;
         let seen = drive.seen;
+        let open_state = files(&folder.path().join("state"));
 
         let process = fs::read(format!("/proc/{}/cmdline", served.program.id)).unwrap();
         let page = metrics(&served, &canaries).await;
@@ -726,7 +974,10 @@ async fn canaries_show_up_nowhere() {
         stop.cancel();
 
         let search = Search::new(&canaries);
+        let closed_state = files(&folder.path().join("state"));
         for (sink, text, enough) in [
+            ("state, in use", &open_state[..], 1),
+            ("state, at the end", &closed_state, 1),
             ("standard output", ended.out.as_bytes(), 150),
             ("standard error", ended.err.as_bytes(), 180),
             ("metrics", page.as_bytes(), 100),
@@ -914,7 +1165,14 @@ async fn debug_shows_no_secret_and_no_person() {
     let canaries = Canaries::hatch();
     let folder = TempDir::new().unwrap();
     canaries.write_secrets(folder.path());
-    let toml = format!("[admin]\ntoken = {{ file = \"admin-token\" }}\n{OTHER_TENANT}");
+    let probe = format!(
+        "[accounts.probe]\nemail = \"{}\"\n[[issuers]]",
+        canaries.text("email")
+    );
+    let toml = format!(
+        "[admin]\ntoken = {{ file = \"admin-token\" }}\n{}",
+        rotated().replace("[[issuers]]", &probe)
+    );
     fs::write(folder.path().join("more.toml"), toml).unwrap();
     let url = "http://127.0.0.1:1/";
     let [token, ..] = tokens(folder.path(), url, &canaries);
@@ -937,6 +1195,9 @@ async fn debug_shows_no_secret_and_no_person() {
         config.server,
         config.telemetry,
     );
+    for account in config.accounts.clone() {
+        write!(shown, "{}", debug_of(account)).unwrap();
+    }
     let request = http::Request::post(PATH).header("authorization", format!("Bearer {token}"));
     let (parts, ()) = request.body(()).unwrap().into_parts();
     let proofs = ProofChecker::new(config.dpop, clock::now());
@@ -952,4 +1213,48 @@ async fn debug_shows_no_secret_and_no_person() {
         "{shown}"
     );
     assert!(shown.len() > 2_000);
+}
+
+/// All that is made of an account, printed both ways.
+fn debug_of(account: Account) -> String {
+    let mut shown = format!("{account:?} {account:#?}");
+    let work = Arc::new(Notify::new());
+    let pool = Pool::new(account.id.clone(), work);
+    let mut slots = Vec::new();
+    for settings in &account.credentials {
+        let CredentialSettings { source, value, .. } = settings;
+        let value = value.clone().unwrap();
+        let read = source.read_local().unwrap();
+        let guard = value.echo();
+        write!(
+            shown,
+            "{settings:?} {source:?} {value:?} {read:#?} {guard:?}"
+        )
+        .unwrap();
+        slots.push(Slot {
+            id: settings.id.clone(),
+            validity: settings.validity,
+            offer: Some(Offer {
+                credential: value,
+                facts: None,
+            }),
+        });
+    }
+    pool.configure(account.pace, slots, clock::now());
+    let standings = AccountStanding {
+        id: account.id,
+        usable: pool.is_usable(),
+        credentials: pool.standings(),
+        troubles: vec![(account.credentials[0].id.clone(), "not_text")],
+    };
+    assert_eq!(standings.credentials.len(), account.credentials.len());
+    let changes = pool.take_changes();
+    assert!(!changes.is_empty());
+    let known: Vec<_> = pool.facts().iter().map(|k| (k.name(), k.facts)).collect();
+    write!(
+        shown,
+        "{pool:?} {pool:#?} {standings:?} {changes:?} {known:?}"
+    )
+    .unwrap();
+    shown
 }

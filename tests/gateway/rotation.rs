@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::{FileExt, symlink},
     path::Path,
     sync::Arc,
@@ -13,8 +14,12 @@ use std::{
 
 use dcams_gateway::{
     auth::install_crypto,
-    operation::Operation::GetStatus,
-    simulator::{Login, SimulatorHandle, record::Credentials},
+    operation::Operation::{CreateOrUpdateCustomer, GetStatus},
+    simulator::{
+        Login, SimulatorHandle,
+        fault::{Fault, FaultKind},
+        record::Credentials,
+    },
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,8 +31,11 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    program::Served,
-    support::{Answer, Lines, World, answer, client, load, lookup, mint, simulator, write_secrets},
+    program::{Ended, Served, run},
+    support::{
+        Answer, Lines, OTHER_TENANT, OTHER_USER, World, answer, client, customer, load, lookup,
+        mint, simulator, write_secrets,
+    },
 };
 
 const MAIN_USER: &str = "main-api-user@veratad.example";
@@ -60,7 +68,12 @@ pub fn account(credentials: &[&str], more: &str) -> String {
 }
 
 pub fn write_passes(folder: &Path) {
-    for (name, content) in [("main-user", MAIN_USER), ("old", OLD), ("new", NEW)] {
+    for (name, content) in [
+        ("main-user", MAIN_USER),
+        ("old", OLD),
+        ("new", NEW),
+        ("third", "third-pass-3"),
+    ] {
         fs::write(folder.join(name), content).unwrap();
     }
 }
@@ -79,7 +92,7 @@ impl Scene {
     async fn accepting(accepted: &[&str], credentials: &[&str], more: &str) -> Self {
         let world = World::prepared(&account(credentials, more), &WATCHED, write_passes).await;
         let config = load(world.folder(), &world.simulator.url(), &[]);
-        let token = mint(&config, 1, &[GetStatus], None);
+        let token = mint(&config, 1, &[GetStatus, CreateOrUpdateCustomer], None);
         let scene = Self {
             world: Arc::new(world),
             token,
@@ -133,6 +146,16 @@ impl Scene {
         audit
             .until_acts("credential_changed", |acts| acts.iter().any(is))
             .await
+    }
+
+    /// Sends a request whose client leaves when it has reached DCAMS, which takes its time.
+    async fn leave(&self) {
+        let slow = Fault::once(FaultKind::Delay { ms: 300 });
+        self.world.simulator.add_fault(slow).unwrap();
+        tokio::select! {
+            answer = self.ask() => panic!("answered before its time: {}", answer.text),
+            () = self.world.simulator.arrived(1) => {}
+        }
     }
 
     /// How many calls with a pair that was not accepted have reached the simulator.
@@ -480,6 +503,211 @@ async fn a_source_that_cannot_be_read_costs_nothing_and_is_seen() {
 }
 
 #[tokio::test]
+async fn the_second_attempt_sends_the_very_same_bytes_behind_the_next_credential() {
+    let scene = Scene::accepting(&[NEW], &["old", "new"], "").await;
+    let created = scene.world.post(&scene.token, &customer()).await;
+    assert_eq!(created.status, 200, "{}", created.text);
+    let records = scene.world.simulator.requests();
+    let rests: Vec<String> = [OLD, NEW]
+        .iter()
+        .zip(&records)
+        .map(|(pass, record)| {
+            let pair = format!("{{\"user\":{},\"pass\":{},", json!(MAIN_USER), json!(pass));
+            let body = record.body.as_ref().unwrap().as_str();
+            body.strip_prefix(&pair).unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(records.len(), 2);
+    assert!(rests[0].len() > 1_000 && rests[0] == rests[1]);
+    let event = scene.world.audit.until(1).await.remove(0);
+    assert_eq!(
+        json!([event["attempts"], event["credential"]]),
+        json!([2, "new"])
+    );
+}
+
+#[tokio::test]
+async fn a_question_that_comes_first_is_asked_again_and_then_comes_the_request() {
+    let toml = account(&["old", "new"], "") + "isolation = \"ledger\"\n";
+    let world = World::prepared(&toml, &WATCHED, write_passes).await;
+    let config = load(world.folder(), &world.simulator.url(), &[]);
+    let token = mint(&config, 1, &[GetStatus, CreateOrUpdateCustomer], None);
+    world.simulator.set_credentials(vec![login(NEW)]);
+    let created = world.post(&token, &customer()).await;
+    assert_eq!(created.status, 200, "{}", created.text);
+    let records = world.simulator.requests().into_iter();
+    let sent: Vec<_> = records
+        .map(|r| (r.service.unwrap(), r.credentials))
+        .collect();
+    let expected = [
+        ("getStatus", Credentials::Refused),
+        ("getStatus", Credentials::Accepted),
+        ("createOrUpdateCustomer", Credentials::Accepted),
+    ];
+    assert_eq!(sent, expected.map(|(name, said)| (name.to_owned(), said)));
+}
+
+#[tokio::test]
+async fn a_request_is_tried_twice_and_no_more() {
+    let scene = Scene::accepting(&["third-pass-3"], &["old", "new", "third"], "").await;
+    let answer = scene.ask().await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "upstream_credentials_rejected")
+    );
+    assert_eq!(scene.world.simulator.requests().len(), 2);
+    assert_eq!(scene.ask().await.code(), "customer_not_found");
+    assert_eq!(scene.world.simulator.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_a_trial_keeps_nobody_from_its_outcome() {
+    for (accepted, calls) in [(OLD, 2), (NEW, 3)] {
+        let scene = Scene::accepting(&[accepted], &["old", "new"], "").await;
+        scene.leave().await;
+        // It is being tried, so this one waits, or comes when all is known.
+        assert_eq!(scene.ask().await.code(), "customer_not_found");
+        let events = scene.world.audit.until(2).await;
+        let attempts = |event: &Value| event["attempts"].as_u64().unwrap();
+        let total: u64 = events.iter().map(attempts).sum();
+        assert_eq!(total, calls);
+        let records = scene.world.simulator.requests();
+        assert_eq!(u64::try_from(records.len()), Ok(calls));
+        assert_eq!(scene.refused_calls(), usize::from(accepted == NEW));
+    }
+}
+
+#[tokio::test]
+async fn a_user_of_another_account_is_not_taken_and_is_taken_once_it_is_nobodys() {
+    let other = OTHER_TENANT.replace(
+        "[[issuers]]",
+        "[accounts.rotation]\ncanary_percent = 0\n[[issuers]]",
+    );
+    let toml = account(&["old"], "") + &other;
+    let world = World::prepared(&toml, &WATCHED, write_passes).await;
+    let config = load(world.folder(), &world.simulator.url(), &[]);
+    let token = mint(&config, 1, &[GetStatus], None);
+    let world = Arc::new(world);
+    let scene = Scene { world, token };
+    scene.accept(&[OLD]);
+    scene.ask().await;
+    let world = &scene.world;
+    let user = world.folder().join("main-user");
+    fs::write(&user, OTHER_USER).unwrap();
+    let line = "account main: the source of old cannot be read (user_of_another_account)";
+    while !world.operator("/readyz").await.text.contains(line) {}
+    assert_eq!(scene.standing().await.len(), 1);
+    let list = world.operator("/api/credentials").await.json();
+    let failure = &list["accounts"][1]["credentials"][0]["source_failure"];
+    assert_eq!(failure, "user_of_another_account");
+    // A reload finds the same mistake.
+    let refused = world.reload().await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    assert!(refused.text.contains("accounts["), "{}", refused.text);
+    // The other account gets another user, and this one is free.
+    fs::write(
+        world.folder().join("other-user"),
+        "third-api-user@veratad.example",
+    )
+    .unwrap();
+    scene.receipt("old", "canary", "canary_started").await;
+    while world.operator("/readyz").await.text.contains(line) {}
+    // It was looked at several times, and told once.
+    let page = world.operator("/metrics").await.text;
+    let count = "credential_source_failures_total{account=\"main\",credential=\"old\"} 1\n";
+    assert!(page.contains(count), "{page}");
+}
+
+#[tokio::test]
+async fn what_is_not_configured_any_more_leaves_with_receipts_and_its_trouble_with_it() {
+    let scene = Scene::start(&["old", "new"], "").await;
+    scene.ask().await;
+    let world = &scene.world;
+    fs::remove_file(world.folder().join("new")).unwrap();
+    let line = "the source of new cannot be read";
+    while !world.operator("/readyz").await.text.contains(line) {}
+    world.rewrite(&account(&["old"], ""));
+    world.reload().await;
+    scene.receipt("new", "retired", "removed").await;
+    let ready = world.operator("/readyz").await.text;
+    assert!(!ready.contains("cannot be read"), "{ready}");
+    // One that comes back has no trouble from before.
+    fs::write(world.folder().join("new"), NEW).unwrap();
+    world.rewrite(&account(&["old", "new"], ""));
+    world.reload().await;
+    let ready = world.operator("/readyz").await.text;
+    assert!(!ready.contains("cannot be read"), "{ready}");
+    // And the account as a whole.
+    world.rewrite("");
+    world.reload().await;
+    scene.receipt("old", "retired", "removed").await;
+    let list = world.operator("/api/credentials").await.json();
+    assert_eq!(list["accounts"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_probe_that_says_nothing_is_repeated_no_sooner_than_a_rest_later() {
+    let more = "[accounts.probe]\nemail = \"probe@example.com\"\n\
+                [accounts.rotation]\nretry_after = \"1s\"";
+    let scene = Scene::accepting(&[OLD, NEW], &["old"], more).await;
+    scene.ask().await;
+    let broken = FaultKind::Status {
+        status: 500,
+        message: "x".to_owned(),
+        retry_after: None,
+    };
+    scene
+        .world
+        .simulator
+        .add_fault(Fault::times(broken, 2))
+        .unwrap();
+    fs::write(scene.world.folder().join("old"), NEW).unwrap();
+    scene.receipt("old", "canary", "probe_passed").await;
+    let records = scene.world.simulator.requests();
+    let times: Vec<jiff::Timestamp> = records.iter().map(|r| r.time.parse().unwrap()).collect();
+    assert_eq!(times.len(), 4);
+    for pair in times[1..].windows(2) {
+        // Less the little that the first was longer on its way.
+        let rest = pair[1].duration_since(pair[0]).as_millis();
+        assert!(rest > 900, "{times:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_an_account_that_cannot_be_used_somebody_is_told_once() {
+    let log = Lines::default();
+    let _guard = log.collect_log();
+    let scene = Scene::accepting(&[], &["old"], "").await;
+    scene.ask().await;
+    scene
+        .receipt("old", "rejected", "refused_by_upstream")
+        .await;
+    let told = || {
+        let lines = log.text();
+        let lines = lines
+            .lines()
+            .filter(|l| l.contains("no credential of the account may be used"));
+        lines.filter(|l| l.contains("\"main\"")).count()
+    };
+    // Other things go on: another account's credential is refused too.
+    scene
+        .world
+        .post(&scene.world.full_token(), &lookup(GetStatus))
+        .await;
+    let demo = |acts: &[Value]| {
+        acts.iter()
+            .any(|a| json!([a["account"], a["to"]]) == json!(["demo", "rejected"]))
+    };
+    scene
+        .world
+        .audit
+        .until_acts("credential_changed", demo)
+        .await;
+    fs::write(scene.world.folder().join("old"), OLD).unwrap();
+    assert_eq!(told(), 1);
+}
+
+#[tokio::test]
 async fn a_folder_that_is_swapped_as_kubernetes_does_is_one_new_pair() {
     // Secret volumes are a link to a folder, and each file a link through it.
     let prepare = |folder: &Path| {
@@ -638,13 +866,33 @@ impl Process {
         answer(request.send().await.unwrap()).await.code()
     }
 
-    async fn states(served: &Served) -> Vec<String> {
+    async fn standings(served: &Served) -> Vec<Value> {
         let url = format!("http://{}/api/credentials", served.admin);
         let list = answer(client().get(url).send().await.unwrap()).await.json();
-        let credentials = list["accounts"][1]["credentials"]
-            .as_array()
-            .unwrap()
-            .clone();
+        let credentials = list["accounts"][1]["credentials"].as_array();
+        credentials.unwrap().clone()
+    }
+
+    /// Runs `credentials` on the gateway's configuration.
+    async fn command(&self, admin: SocketAddr, arguments: &[&str]) -> Ended {
+        let paths = ["demo.toml", "more.toml"].map(|name| self.folder.path().join(name));
+        let paths = paths.map(|path| path.display().to_string());
+        let arguments = [
+            &["credentials"],
+            arguments,
+            &["--config", &paths[0], &paths[1]],
+        ]
+        .concat();
+        let (url, admin) = (self.simulator.url(), admin.to_string());
+        let variables = [
+            ("DCAMS_GATEWAY__UPSTREAM__URL", &url[..]),
+            ("DCAMS_GATEWAY__ADMIN__LISTEN", &admin),
+        ];
+        run(&arguments, &variables).await
+    }
+
+    async fn states(served: &Served) -> Vec<String> {
+        let credentials = Self::standings(served).await;
         let one = |c: &Value| {
             format!(
                 "{} {}",
@@ -709,6 +957,125 @@ async fn a_rotation_that_is_killed_goes_on_from_what_is_true() {
         drop(served);
     }
     assert_eq!(refused(), before);
+}
+
+#[tokio::test]
+async fn nothing_is_known_of_what_was_not_configured_for_a_while() {
+    let mut process = Process::prepare(&["old"], "").await;
+    process.accept(&[]);
+    for (credential, state) in [
+        ("old", "active"),
+        ("old", "rejected"),
+        ("new", "active"),
+        ("old", "active"),
+    ] {
+        process.toml = account(&[credential], "");
+        let mut served = process.serve().await;
+        let states = Process::states(&served).await;
+        assert_eq!(states, [format!("{credential} {state}")]);
+        if state == "active" {
+            let code = process.ask(&served).await;
+            assert_eq!(code, "upstream_credentials_rejected");
+            // What was told is on disk.
+            let told = "DCAMS refuses the credential";
+            served.program.err.says(told, 1).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_commands_show_and_retry_what_the_running_gateway_has() {
+    let process = Process::prepare(&["old", "new"], "").await;
+    let served = process.serve().await;
+    let admin = served.admin;
+    assert_eq!(process.ask(&served).await, "customer_not_found");
+    let columns = |text: &str| -> Vec<Vec<String>> {
+        let cells = |line: &str| {
+            let cells = line.split("  ").map(str::trim);
+            cells.filter(|c| !c.is_empty()).map(str::to_owned).collect()
+        };
+        text.lines().map(cells).collect()
+    };
+    let listed = process.command(admin, &["list"]).await;
+    assert_eq!(listed.status.code(), Some(0), "{}", listed.err);
+    let table = columns(&listed.out);
+    assert_eq!(
+        table[0],
+        [
+            "ACCOUNT",
+            "CREDENTIAL",
+            "VALUE",
+            "STATE",
+            "SINCE",
+            "LAST USED",
+            "LAST REFUSED",
+            "IN FLIGHT",
+            "NOTE"
+        ]
+    );
+    assert_eq!(table.len(), 4, "{}", listed.out);
+    assert_eq!(table[2][..4], ["main", "old", "1", "active"]);
+    assert_eq!(table[3][..4], ["main", "new", "1", "pending"]);
+    // Used, never refused, by nobody now.
+    assert!(table[2][5].contains('T'), "{}", listed.out);
+    assert_eq!(table[2][6..], ["-", "0"]);
+    // Each column begins below its head.
+    let lines: Vec<&str> = listed.out.lines().collect();
+    let at = lines[0].find("STATE").unwrap();
+    assert_eq!(
+        (&lines[2][at..at + 6], &lines[3][at..at + 7]),
+        ("active", "pending")
+    );
+    let listed = process.command(admin, &["list", "--json"]).await;
+    let printed: Value = serde_json::from_str(&listed.out).unwrap();
+    assert_eq!(printed["accounts"][1]["credentials"][0]["state"], "active");
+
+    process.accept(&[]);
+    process.ask(&served).await;
+    let listed = process.command(admin, &["list"]).await;
+    let table = columns(&listed.out);
+    for row in &table[2..] {
+        assert_eq!(row[3], "rejected");
+        assert!(row[8].starts_with("tried again at 20"), "{row:?}");
+    }
+    process.accept(&[NEW]);
+    let retry = ["retry", "--account", "main", "--credential"];
+    let retried = process
+        .command(admin, &[&retry[..], &["new"]].concat())
+        .await;
+    assert_eq!(retried.status.code(), Some(0), "{}", retried.err);
+    let said: Value = serde_json::from_str(&retried.out).unwrap();
+    assert_eq!(
+        said,
+        json!({"retried": {"account": "main", "credential": "new"}})
+    );
+    assert_eq!(process.ask(&served).await, "customer_not_found");
+    assert_eq!(
+        Process::states(&served).await,
+        ["old rejected", "new active"]
+    );
+    for (credential, code, said) in [
+        ("new", 1, "it is not rejected: there is nothing to retry"),
+        ("nobody", 1, "no account has such a credential"),
+        ("not a name", 2, "an id is 1 to 64 of"),
+    ] {
+        let ended = process
+            .command(admin, &[&retry[..], &[credential]].concat())
+            .await;
+        assert_eq!((ended.status.code(), &ended.out[..]), (Some(code), ""));
+        assert!(ended.err.contains(said), "{}", ended.err);
+    }
+    served.program.signal("TERM");
+    served.program.end().await;
+    for arguments in [
+        &["list"][..],
+        &["list", "--json"],
+        &[&retry[..], &["old"]].concat(),
+    ] {
+        let ended = process.command(admin, arguments).await;
+        assert_eq!((ended.status.code(), &ended.out[..]), (Some(1), ""));
+        assert!(ended.err.contains("no gateway answers at"), "{}", ended.err);
+    }
 }
 
 #[tokio::test]

@@ -497,6 +497,82 @@ const ENTRIES: &[Case] = &[
         "accounts[main].credentials[c2].user",
     ),
     (
+        "} }]",
+        "} }, { id = \"c1\", user = { file = \"user\" }, pass = { file = \"hmac\" } }]",
+        "accounts[main].credentials[c1].id",
+    ),
+    (
+        "{ id = \"c1\",",
+        "{ id = \"c1\", not_before = \"2027-01-01T00:00:00Z\", not_after = \"2026-12-31T23:59:59Z\",",
+        "accounts[main].credentials[c1].not_after",
+    ),
+    (
+        "{ id = \"c1\",",
+        "{ id = \"c1\", not_before = \"2027-01-01T00:00:00Z\", not_after = \"2027-01-01T00:00:00Z\",",
+        "accounts[main].credentials[c1].not_after",
+    ),
+    (
+        "{ id = \"c1\",",
+        "{ id = \"c1\", not_after = \"canary-literal\",",
+        "accounts[main].credentials[c1].not_after",
+    ),
+    (
+        "{ id = \"c1\",",
+        "{ id = \"c1\", not_before = 2027,",
+        "accounts[main].credentials[c1].not_before",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.probe]\n[[issuers]]",
+        "accounts[main].probe.email",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.probe]\nemail = \"canary-literal\"\n[[issuers]]",
+        "accounts[main].probe.email",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.probe]\nemail = \"a@b.example\"\nservice = \"getStatus\"\n[[issuers]]",
+        "accounts[main].probe.service",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.rotation]\ncanary_percent = 51\n[[issuers]]",
+        "accounts[main].rotation.canary_percent",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.rotation]\ncanary_time = \"25h\"\n[[issuers]]",
+        "accounts[main].rotation.canary_time",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.rotation]\nretry_after = \"0s\"\n[[issuers]]",
+        "accounts[main].rotation.retry_after",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.rotation]\nretry_max = \"25h\"\n[[issuers]]",
+        "accounts[main].rotation.retry_max",
+    ),
+    // Longer than the `retry_max` that holds where nothing is said, and the other way round.
+    (
+        "[[issuers]]",
+        "[accounts.rotation]\nretry_after = \"901s\"\n[[issuers]]",
+        "accounts[main].rotation.retry_after",
+    ),
+    (
+        "[[issuers]]",
+        "[accounts.rotation]\nretry_max = \"59s\"\n[[issuers]]",
+        "accounts[main].rotation.retry_after",
+    ),
+    (
+        "user = { file = \"user\" }, pass = { file = \"pass\" }",
+        "vault = { path = \"veratad/main\" }",
+        "accounts[main].credentials[c1].vault",
+    ),
+    (
         "issuer = \"https://idp.example/\"",
         "",
         "issuers[idp].issuer",
@@ -799,9 +875,13 @@ fn two_tenants_never_reach_the_same_customers() {
     let copied = "[[accounts]]\nid = \"copy\"\ncredentials = \
                   [{ id = \"c9\", user = { file = \"user\" }, pass = { file = \"pass\" } }]\n";
     let second = second.replace("main", "copy");
-    folder.write("gateway.toml", format!("{BASE}{copied}{second}"));
-    let expected = pairs(&[("gateway.toml", "accounts[copy].credentials[c9].user")]);
-    assert_eq!(folder.mistakes(&["gateway.toml"]), expected);
+    // With the same password, and with another one.
+    for pass in ["pass", "hmac"] {
+        let copied = copied.replace("\"pass\"", &format!("{pass:?}"));
+        folder.write("gateway.toml", format!("{BASE}{copied}{second}"));
+        let expected = pairs(&[("gateway.toml", "accounts[copy].credentials[c9].user")]);
+        assert_eq!(folder.mistakes(&["gateway.toml"]), expected);
+    }
 }
 
 #[test]

@@ -249,3 +249,32 @@ fn a_table_names_a_secret_and_its_fields() {
         assert!(found.is_none() || key == "vault.field", "{table}");
     }
 }
+
+#[test]
+fn a_pair_is_in_vault_or_in_files_and_not_both() {
+    let folder = folder();
+    let vault = format!("[vault]\n{ADDRESS}{TOKEN}");
+    let both = BASE.replace("{ id = \"c1\",", "{ id = \"c1\", vault = { path = \"a\" },");
+    folder.write("gateway.toml", format!("{vault}{both}"));
+    let expected = ["user", "pass"].map(|key| format!("accounts[main].credentials[c1].{key}"));
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|key| ("gateway.toml", key.as_str()))
+        .collect();
+    assert_eq!(folder.mistakes(&["gateway.toml"]), pairs(&expected));
+}
+
+#[test]
+fn a_vault_that_no_credential_is_in_is_warned_about() {
+    let folder = folder();
+    let warned = |base: &str| -> Vec<String> {
+        folder.write("gateway.toml", format!("[vault]\n{ADDRESS}{TOKEN}{base}"));
+        let config = folder.load(&["gateway.toml"]).unwrap();
+        config.warnings.iter().map(|w| w.key().to_owned()).collect()
+    };
+    assert_eq!(warned(BASE), ["vault"]);
+    let in_files = "user = { file = \"user\" }, pass = { file = \"pass\" }";
+    let in_vault = BASE.replace(in_files, "vault = { path = \"veratad/main\" }");
+    assert_ne!(in_vault, BASE);
+    assert!(warned(&in_vault).is_empty());
+}

@@ -79,6 +79,8 @@ async fn accept(pool: &Arc<Pool>, seconds: i64) -> String {
 #[tokio::test]
 async fn a_value_that_nobody_knows_is_tried_by_one_request_and_then_used_by_all() {
     let pool = pool(&["a"]);
+    // As it is when they are written down.
+    pool.take_changes();
     let first = lease(&pool).await;
     let mut waiting = Box::pin(pool.lease(PATIENCE));
     assert!((&mut waiting).now_or_never().is_none(), "it is being tried");
@@ -249,6 +251,14 @@ async fn a_canary_gets_its_share_and_the_first_request() {
         shares.push(share);
     }
     assert_eq!(shares, [5, 5, 5]);
+    // And they are evenly spread.
+    let mut turns = Vec::new();
+    for turn in 0..100 {
+        if accept(&pool, 2).await == "new" {
+            turns.push(turn);
+        }
+    }
+    assert!(turns.windows(2).all(|w| w[1] - w[0] == 20), "{turns:?}");
     // While it is being tried, the others use the one that works.
     let pool = pool_of_old();
     accept(&pool, 0).await;
@@ -259,6 +269,179 @@ async fn a_canary_gets_its_share_and_the_first_request() {
     }
     trial.end(Some(Login::Refused), at(3));
     is(&pool, &[("new", "rejected"), ("old", "active")]);
+    // Whoever is a canary again has the first request again.
+    assert!(pool.retry(&id("new"), at(4)));
+    assert_eq!(accept(&pool, 5).await, "new");
+}
+
+#[tokio::test]
+async fn one_that_was_refused_is_tried_by_one_request_when_it_is_back() {
+    let pool = pool(&["a"]);
+    accept(&pool, 0).await;
+    lease(&pool).await.end(Some(Login::Refused), at(1));
+    assert!(pool.retry(&id("a"), at(2)));
+    let _trial = lease(&pool).await;
+    assert!(pool.lease(PATIENCE).now_or_never().is_none());
+    assert!(!pool.retry(&id("a"), at(3)), "it does not rest");
+    assert_eq!(pool.standings()[0].retry_at, None);
+}
+
+#[tokio::test]
+async fn with_no_canaries_wanted_one_that_was_refused_gets_one_request() {
+    let none = Pace {
+        canary_percent: 0,
+        ..PACE
+    };
+    let pool = pool_of_old();
+    accept(&pool, 0).await;
+    let of = |name: &str| slot(name, Some(offer(name, None)));
+    pool.configure(none, vec![of("new"), of("old")], at(1));
+    is(&pool, &[("new", "active"), ("old", "pending")]);
+    lease(&pool).await.end(Some(Login::Refused), at(2));
+    pool.retry(&id("new"), at(3));
+    is(&pool, &[("new", "canary"), ("old", "active")]);
+    assert_eq!(accept(&pool, 4).await, "new");
+    is(&pool, &[("new", "active"), ("old", "pending")]);
+}
+
+#[tokio::test]
+async fn rests_begin_anew_once_it_was_accepted_or_an_operator_says_so() {
+    let pool = pool(&["a"]);
+    let refuse = async |seconds| {
+        lease(&pool).await.end(Some(Login::Refused), at(seconds));
+        let rest = pool.standings()[0].retry_at.unwrap();
+        rest.duration_since(at(seconds)).as_secs()
+    };
+    assert_eq!(refuse(0).await, 60);
+    pool.keep_up(at(60));
+    assert_eq!(refuse(60).await, 120);
+    pool.keep_up(at(180));
+    accept(&pool, 180).await;
+    let standing = pool.standings().remove(0);
+    assert_eq!(
+        (standing.accepted, standing.used),
+        (Some(at(180)), Some(at(180)))
+    );
+    assert_eq!(refuse(181).await, 60);
+    pool.keep_up(at(241));
+    assert_eq!(refuse(241).await, 120);
+    pool.retry(&id("a"), at(242));
+    assert_eq!(refuse(243).await, 60);
+}
+
+#[tokio::test]
+async fn a_retry_is_of_the_one_that_is_named() {
+    let pool = pool(&["a", "b"]);
+    for seconds in 0..2 {
+        lease(&pool).await.end(Some(Login::Refused), at(seconds));
+    }
+    is(&pool, &[("a", "rejected"), ("b", "rejected")]);
+    assert!(pool.retry(&id("b"), at(3)));
+    is(&pool, &[("a", "rejected"), ("b", "active")]);
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_it_was_a_canary_has_to_be_accepted_again() {
+    let pool = pool_of_old();
+    accept(&pool, 0).await;
+    configure(&pool, &["new", "old"], 1);
+    accept(&pool, 2).await;
+    pool.keep_up(at(301));
+    is(&pool, &[("new", "active"), ("old", "pending")]);
+    // The operator changes the order.
+    configure(&pool, &["old", "new"], 302);
+    pool.keep_up(at(602));
+    is(&pool, &[("old", "canary"), ("new", "active")]);
+    assert_eq!(accept(&pool, 603).await, "old");
+    is(&pool, &[("old", "active"), ("new", "pending")]);
+}
+
+#[tokio::test]
+async fn a_value_that_comes_back_is_a_new_one() {
+    let pool = pool(&["a"]);
+    accept(&pool, 0).await;
+    pool.offer(&id("a"), &offer("new", None), at(1));
+    pool.offer(&id("a"), &offer("a", None), at(2));
+    let newest = &pool.standings()[0];
+    assert_eq!((newest.generation, newest.state), (3, State::Canary));
+}
+
+#[tokio::test]
+async fn when_it_may_be_used_is_what_the_configuration_says_now() {
+    let pool = pool(&["a", "b"]);
+    let until = |name: &str, seconds, value| Slot {
+        validity: Validity {
+            not_before: None,
+            not_after: Some(at(seconds)),
+        },
+        ..slot(name, value)
+    };
+    pool.configure(PACE, vec![until("a", 100, None), slot("b", None)], at(1));
+    assert_eq!(pool.keep_up(at(2)), Some(at(100)));
+    pool.keep_up(at(100));
+    is(&pool, &[("b", "active"), ("a", "retired")]);
+    // What is over is not even taken.
+    pool.take_changes();
+    let over = until("a", 100, Some(offer("another", None)));
+    pool.configure(PACE, vec![over, slot("b", None)], at(101));
+    assert!(pool.take_changes().is_empty());
+}
+
+#[tokio::test]
+async fn the_end_of_the_last_request_is_told_to_who_writes_it_down() {
+    let work = Arc::new(Notify::new());
+    let pool = Pool::new("main".try_into().unwrap(), Arc::clone(&work));
+    configure(&pool, &["a", "b"], 0);
+    // No trial, whose end is told too.
+    accept(&pool, 0).await;
+    let held = lease(&pool).await;
+    configure(&pool, &["b"], 1);
+    is(&pool, &[("b", "active"), ("a", "draining")]);
+    work.notified().now_or_never();
+    held.end(None, at(2));
+    assert!(work.notified().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_probe_is_of_the_value_that_waits_for_it() {
+    let pool = Pool::new("main".try_into().unwrap(), Arc::default());
+    let of = |name: &str| slot(name, Some(offer(name, None)));
+    let pace = Pace {
+        probes: true,
+        ..PACE
+    };
+    pool.configure(pace, vec![of("old")], at(0));
+    accept(&pool, 0).await;
+    pool.configure(pace, vec![of("new"), of("old")], at(1));
+    assert_eq!(pool.probing(), [(id("new"), 1)]);
+    assert!(pool.lease_to_probe(&id("old"), 1).is_none());
+    assert!(pool.lease_to_probe(&id("new"), 2).is_none());
+    let probe = pool.lease_to_probe(&id("new"), 1).unwrap();
+    assert!(
+        pool.lease_to_probe(&id("new"), 1).is_none(),
+        "one at a time"
+    );
+    probe.end(Some(Login::Accepted), at(2));
+    is(&pool, &[("new", "canary"), ("old", "active")]);
+    assert!(pool.probing().is_empty());
+    assert!(pool.lease_to_probe(&id("new"), 1).is_none());
+}
+
+#[test]
+fn a_user_is_found_among_all_values() {
+    let pool = pool(&["a", "b"]);
+    let with = |user: &str| Credential::new(user.into(), "another".into()).unwrap();
+    assert!(pool.has_user_of(&with("user")));
+    assert!(!pool.has_user_of(&with("users")));
+}
+
+#[test]
+fn of_retired_ones_the_latest_few_are_remembered() {
+    let names: Vec<String> = (0..MAX_RETIRED + 4).map(|n| format!("c{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let pool = pool(&names);
+    pool.dismiss(at(1));
+    assert_eq!(pool.standings().len(), MAX_RETIRED);
 }
 
 #[tokio::test]
@@ -341,6 +524,12 @@ async fn what_was_known_before_a_restart_is_known_again() {
         &pool,
         &[("dead", "rejected"), ("new", "active"), ("old", "pending")],
     );
+    // One that was refused since it was accepted is tried by one request.
+    let pool = Pool::new("main".try_into().unwrap(), Arc::default());
+    let doubtful = offer("1", of(State::Active, Some(at(10)), Some(at(20)), 1));
+    pool.configure(PACE, vec![slot("a", Some(doubtful))], at(100));
+    let _trial = lease(&pool).await;
+    assert!(pool.lease(PATIENCE).now_or_never().is_none());
 }
 
 #[tokio::test]

@@ -420,6 +420,115 @@ fn a_rest_is_not_cut_short_by_a_date() {
     assert_eq!(account.states(), ["rejected", "active"]);
 }
 
+#[test]
+fn a_start_that_is_put_off_takes_it_out_of_use() {
+    let mut account = Account::of([new(), new()], PACE);
+    account.accept(0);
+    account.list[0].validity.not_before = Some(at(60));
+    assert_eq!(
+        account.settle(),
+        [
+            (0, State::Pending, Reason::NotBefore),
+            (1, State::Active, Reason::TakesOver)
+        ]
+    );
+    assert_eq!(next_time(&account.list, &PACE, account.now), Some(at(60)));
+    // A time that has passed is none to wake for.
+    account.list[0].validity.not_before = Some(at(-60));
+    account.pace.canary_percent = 0;
+    account.settle();
+    assert_eq!(next_time(&account.list, &account.pace, account.now), None);
+}
+
+#[test]
+fn what_falls_behind_the_one_in_use_goes_back_into_reserve() {
+    let probes = Pace {
+        probes: true,
+        ..PACE
+    };
+    // An operator changes the order.
+    for pace in [PACE, probes] {
+        let mut account = Account::rotating(pace);
+        account.list.swap(0, 1);
+        assert_eq!(
+            account.settle(),
+            [(1, State::Pending, Reason::Outranked)],
+            "{pace:?}"
+        );
+    }
+    // An operator puts a third one before a canary.
+    let mut account = Account::rotating(PACE);
+    account.list.insert(0, new());
+    assert_eq!(
+        account.settle(),
+        [
+            (1, State::Pending, Reason::Outranked),
+            (0, State::Canary, Reason::CanaryStarted)
+        ]
+    );
+    // One that was refused keeps its probe, wherever it stands.
+    let mut account = Account::of([new(), new()], probes);
+    account.accept(0);
+    let refused = &mut account.list[1];
+    (refused.state, refused.refused, refused.refusals) = (State::Rejected, Some(at(0)), 1);
+    assert_eq!(
+        account.pass(MINUTE),
+        [(1, State::Probing, Reason::RetryDue)]
+    );
+}
+
+#[test]
+fn with_no_canaries_wanted_one_that_was_refused_has_to_be_accepted_once() {
+    let none = Pace {
+        canary_percent: 0,
+        ..PACE
+    };
+    let mut account = Account::of([new()], none);
+    account.accept(0);
+    let refused = Candidate {
+        refused: Some(at(-10)),
+        refusals: 1,
+        ..new()
+    };
+    account.list.insert(0, refused);
+    assert_eq!(
+        account.settle(),
+        [(0, State::Canary, Reason::CanaryStarted)]
+    );
+    assert_eq!(
+        account.accept(0),
+        [
+            (0, State::Active, Reason::CanaryPassed),
+            (1, State::Pending, Reason::Outranked)
+        ]
+    );
+}
+
+#[test]
+fn an_older_value_works_where_the_new_one_is_refused() {
+    let refused = Candidate {
+        state: State::Rejected,
+        refused: Some(at(0)),
+        refusals: 1,
+        ..new()
+    };
+    let older = Candidate {
+        place: Place::Superseded,
+        ..new()
+    };
+    assert_eq!(
+        Account::of([refused, older], PACE).states(),
+        ["rejected", "active"]
+    );
+}
+
+#[test]
+fn no_number_of_refusals_is_too_much() {
+    for refusals in [5, 33, 100, u32::MAX] {
+        assert_eq!(PACE.retry_at(at(0), refusals), at(15), "{refusals}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Accept(usize),

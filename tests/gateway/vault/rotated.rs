@@ -72,6 +72,30 @@ async fn a_new_version_in_vault_takes_over_and_vaults_end_costs_nothing() {
     let page = world.operator("/metrics").await.text;
     let count = "credential_source_failures_total{account=\"main\",credential=\"kept\"} 1";
     assert!(page.contains(count), "{page}");
+    // A reload goes on with the value that is there.
+    let more = format!("[limits]\nmax_lookup_body = 300\n{}", toml(&bao.url()));
+    world.change(&more).await;
+    assert_eq!(ask(&world).await.code(), "customer_not_found");
+}
+
+#[tokio::test]
+async fn with_a_user_of_another_account_in_vault_the_gateway_does_not_start() {
+    let bao = Bao::start().await;
+    let other = json!({"user": USER, "pass": "pass-1"});
+    bao.write(other).await;
+    let folder = tempfile::tempdir().unwrap();
+    write_secrets(folder.path());
+    prepare(folder.path());
+    let url = "http://127.0.0.1:1/v3/stable/api/storage";
+    let mut serve = Served::command(folder.path(), url, &toml(&bao.url()), &[]);
+    let ended = Program::start(&mut serve).end().await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.err);
+    let last = ended.err.lines().last().unwrap();
+    assert!(
+        last.contains("its user is that of another account"),
+        "{last}"
+    );
+    assert!(!ended.err.contains("pass-1") && !ended.err.contains(USER));
 }
 
 #[tokio::test]
