@@ -162,7 +162,7 @@ pub enum CommandError {
     #[error("{0}")]
     Tour(String),
     /// DCAMS did not accept every credential that was tested.
-    #[error("credentials that DCAMS did not accept: {failed} of {tested}")]
+    #[error("credentials that were not accepted, or not tried: {failed} of {tested}")]
     Untrusted {
         /// How many.
         failed: u64,

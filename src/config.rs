@@ -167,6 +167,30 @@ impl Origin {
         };
         Reading { outcome, sources }
     }
+
+    /// Reads where operators are answered, and nothing besides: a secret that is missing elsewhere, or
+    /// is not for this user, keeps nobody from asking the gateway how it is.
+    pub fn read_admin(&self) -> Result<AdminSettings, Mistakes> {
+        let (report, seen) = (Report::default(), Seen::default());
+        let environment = self.environment();
+        let layers = layers::read(&self.paths, &environment, &report, &seen);
+        let name = layers.name.clone();
+        let context = Context {
+            report: &report,
+            seen: &seen,
+            environment: &environment,
+            complete: layers.complete,
+            name: &name,
+        };
+        let mut root = Section::root(context, layers.sections);
+        let admin = listeners::admin(root.section("admin"), None);
+        let (mistakes, _) = report.into_parts();
+        match admin {
+            Some(admin) if mistakes.is_empty() => Ok(admin),
+            Some(_) => Err(Mistakes::new(mistakes)),
+            None => Err(Mistakes::new(at_least_one(mistakes, &name))),
+        }
+    }
 }
 
 impl fmt::Debug for Config {

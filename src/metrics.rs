@@ -491,7 +491,10 @@ impl Metrics {
         let labels = CredentialLabels::new(account, &standing.id);
         let in_flight = self.credential_in_flight.get_or_create(&labels);
         in_flight.inc_by(standing.in_flight.into());
-        if let Some(end) = standing.validity.not_after {
+        // There from the start, so that the first failure is an increase.
+        drop(self.credential_unread.get_or_create(&labels));
+        let retired = standing.state == State::Retired;
+        if let Some(end) = standing.validity.not_after.filter(|_| !retired) {
             let not_after = self.credential_not_after.get_or_create(&labels);
             not_after.set(end.as_second());
         }

@@ -39,9 +39,15 @@ impl Fixed {
         ];
         let changed = compared.into_iter().filter(|(_, same)| !same);
         let problem = "is another one now, and takes a restart to change";
-        let mend = "restart the gateway, or change it back";
+        let mend = |key: &str| match key {
+            "state.path" => {
+                "stop the gateway, move the folder there, and start it: an empty one knows no owner and no \
+                 revocation; or change it back"
+            }
+            _ => "restart the gateway, or change it back",
+        };
         changed
-            .map(|(key, _)| Mistake::new("configuration", key, problem, mend))
+            .map(|(key, _)| Mistake::new("configuration", key, problem, mend(key)))
             .collect()
     }
 }

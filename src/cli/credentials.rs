@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{CommandError, reach::Operator, say};
 use crate::{
-    config::Config,
+    config::{Config, origin::Origin},
     credential::{
         Account, CredentialSettings,
         source::{Source, SourceError},
@@ -87,8 +87,8 @@ pub(super) async fn run(args: CredentialsArgs) -> Result<(), CommandError> {
 }
 
 async fn list(args: &List) -> Result<(), CommandError> {
-    let config = Config::load_with_env(&args.config)?;
-    let operator = Operator::reach(&config.admin).await?;
+    let admin = Origin::with_env(&args.config).read_admin()?;
+    let operator = Operator::reach(&admin).await?;
     let answer = operator.ask(Method::GET, "api/credentials", None).await?;
     if args.json {
         return say(&answer.to_string());
@@ -103,8 +103,8 @@ async fn retry(args: &Retry) -> Result<(), CommandError> {
     let unusable = |_| CommandError::Usage("an id is 1 to 64 of A-Z a-z 0-9 . _ -".to_owned());
     let account = AccountId::try_from(args.account.as_str()).map_err(unusable)?;
     let credential = CredentialId::try_from(args.credential.as_str()).map_err(unusable)?;
-    let config = Config::load_with_env(&args.config)?;
-    let operator = Operator::reach(&config.admin).await?;
+    let admin = Origin::with_env(&args.config).read_admin()?;
+    let operator = Operator::reach(&admin).await?;
     let named = json!({ "account": account, "credential": credential });
     let answer = operator
         .ask(Method::POST, "api/credentials/retry", Some(&named))
@@ -218,6 +218,11 @@ fn table(answer: &Value) -> Vec<String> {
             let mut notes = Vec::new();
             if of("retry_at") != "-" {
                 notes.push(format!("tried again at {}", second("retry_at")));
+            }
+            for (name, word) in [("not_before", "from"), ("not_after", "until")] {
+                if of(name) != "-" {
+                    notes.push(format!("{word} {}", second(name)));
+                }
             }
             if of("source_failure") != "-" {
                 notes.push(format!("source: {}", of("source_failure")));

@@ -6,6 +6,7 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
+    clock,
     config::{
         cursor::{Context, Section},
         field::Field,
@@ -81,9 +82,8 @@ fn account(
         .has("probe")
         .then(|| probe(section.section("probe")));
     let pace = pace(section.section("rotation"));
-    section.finish();
     let mut credentials: Vec<Option<CredentialSettings>> = Vec::new();
-    for item in items? {
+    for item in items.into_iter().flatten() {
         let mut section = item.section();
         let known = credentials.iter().flatten();
         let known: Vec<&CredentialId> = known.map(|credential| &credential.id).collect();
@@ -96,6 +96,18 @@ fn account(
         credentials.push(credential(id, number, section, seen));
     }
     let credentials: Option<Vec<_>> = credentials.into_iter().collect();
+    let now = clock::now();
+    if let Some(credentials) = &credentials
+        && !credentials.is_empty()
+        && !credentials.iter().any(|c| c.validity.covers(now))
+    {
+        section.warning(
+            "credentials",
+            "has none that may be used now, by `not_before` and `not_after`: every request is answered 502",
+            "change the dates, or add one that is good today",
+        );
+    }
+    section.finish();
     let probe = match probe {
         Some(probe) => Some(probe?),
         None => None,
