@@ -1038,6 +1038,15 @@ async fn the_commands_show_and_retry_what_the_running_gateway_has() {
         assert_eq!(row[3], "rejected");
         assert!(row[8].starts_with("tried again at 20"), "{row:?}");
     }
+    // On the night on which a password's file is gone, too.
+    let file = process.folder.path().join("old");
+    fs::remove_file(&file).unwrap();
+    while !process
+        .command(admin, &["list"])
+        .await
+        .out
+        .contains("source: file_missing")
+    {}
     process.accept(&[NEW]);
     let retry = ["retry", "--account", "main", "--credential"];
     let retried = process
