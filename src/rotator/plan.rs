@@ -197,31 +197,20 @@ impl Rotator {
         let known = self.accounts.load_full();
         let mut ready = Vec::with_capacity(plan.accounts.len());
         for (mut account, pool) in plan.accounts.into_iter().zip(plan.pools) {
-            let mut slots = Vec::with_capacity(account.credentials.len());
-            for credential in &mut account.credentials {
-                // Taken, so that nothing but the pool keeps a value alive. Where its place is the one
-                // of before it is read again there, by the one task that reads: what was read
-                // with the configuration may be older than what that has taken since.
-                let goes_on = self.goes_on(&account.id, credential, plan.vault.as_ref());
-                let offer = match credential.value.take().filter(|_| !goes_on) {
-                    Some(value) => Some(self.recall(&pool, &credential.id, value).await),
-                    None => None,
-                };
-                slots.push(Slot {
-                    id: credential.id.clone(),
-                    validity: credential.validity,
-                    offer,
-                });
-            }
+            let slots = self.slots(&mut account, &pool, plan.vault.as_ref()).await;
             ready.push((account, pool, slots));
         }
         let _alone = self.exclusive();
         let mut live = BTreeMap::new();
+        // An account that is renamed is not in its own way.
+        let planned: Vec<AccountId> = ready
+            .iter()
+            .map(|(account, ..)| account.id.clone())
+            .collect();
         for (account, pool, mut slots) in ready {
             let others = || {
-                known
-                    .values()
-                    .filter(|other| other.settings.id != account.id)
+                let others = planned.iter().filter(|id| **id != account.id);
+                others.filter_map(|id| known.get(id))
             };
             for slot in &mut slots {
                 // It was not so when the plan was looked at.
@@ -257,6 +246,32 @@ impl Rotator {
         self.sources.send_modify(|count| *count += 1);
         self.work.notify_one();
         Former(former)
+    }
+
+    /// What the configuration says of an account's credentials. Their values are taken from it, so that
+    /// nothing but the pool keeps one alive.
+    async fn slots(
+        &self,
+        account: &mut Account,
+        pool: &Pool,
+        vault: Option<&Arc<VaultLink>>,
+    ) -> Vec<Slot> {
+        let mut slots = Vec::with_capacity(account.credentials.len());
+        for credential in &mut account.credentials {
+            // Where its place is the one of before it is read again there, by the one task that reads:
+            // what was read with the configuration may be older than what that has taken since.
+            let goes_on = self.goes_on(&account.id, credential, vault);
+            let offer = match credential.value.take().filter(|_| !goes_on) {
+                Some(value) => Some(self.recall(pool, &credential.id, value).await),
+                None => None,
+            };
+            slots.push(Slot {
+                id: credential.id.clone(),
+                validity: credential.validity,
+                offer,
+            });
+        }
+        slots
     }
 
     /// Whether a credential has a value already, from the place where the configuration has it now.

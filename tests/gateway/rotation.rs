@@ -36,6 +36,7 @@ use crate::{
         Answer, Lines, OTHER_TENANT, OTHER_USER, World, answer, client, customer, load, lookup,
         mint, simulator, write_secrets,
     },
+    wire::{Wire, head},
 };
 
 const MAIN_USER: &str = "main-api-user@veratad.example";
@@ -1190,4 +1191,44 @@ async fn a_reload_and_a_rotation_take_nothing_back_from_each_other() {
     assert_eq!(scene.ask().await.code(), "customer_not_found");
     let standing = scene.standing().await;
     assert_eq!(standing[0], ("old".to_owned(), 4, "active".to_owned()));
+}
+
+#[tokio::test]
+async fn a_request_under_way_outlives_its_accounts_name() {
+    let scene = Scene::start(&["old"], "").await;
+    scene.ask().await;
+    let body = lookup(GetStatus).to_string();
+    let mut wire = Wire::open(scene.world.gateway).await;
+    wire.send(head(&scene.token, body.len(), "")).await;
+    let held = format!("dcams_gateway_body_memory_bytes {}", body.len());
+    let metrics = async || scene.world.operator("/metrics").await.text;
+    while !metrics().await.contains(&held) {}
+    let renamed = account(&["old"], "")
+        .replace(
+            "id = \"main\"\ncredentials",
+            "id = \"renamed\"\ncredentials",
+        )
+        .replace("account = \"main\"", "account = \"renamed\"");
+    scene.world.change(&renamed).await;
+    assert_eq!(scene.ask().await.code(), "customer_not_found");
+    wire.send(&body).await;
+    assert_eq!(wire.answer().await.status, 404);
+    // With it the account goes, and leaves its receipt.
+    scene.receipt("old", "retired", "removed").await;
+}
+
+#[tokio::test]
+async fn a_pipe_in_a_files_place_is_no_source_and_holds_nothing_up() {
+    let scene = Scene::start(&["old"], "").await;
+    let file = scene.world.folder().join("old");
+    fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    let ready = async || scene.world.operator("/readyz").await.text;
+    while !ready().await.contains("(no_regular_file)") {}
+    scene.accept(&[]);
+    scene.ask().await;
+    scene
+        .receipt("old", "rejected", "refused_by_upstream")
+        .await;
 }
