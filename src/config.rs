@@ -142,35 +142,31 @@ impl Origin {
     /// Reads everything, as it is now. It reads files, and so does not belong on a thread that
     /// answers requests.
     pub fn read(&self) -> Reading {
-        let (report, seen) = (Report::default(), Seen::default());
-        let environment = self.environment();
-        let layers = layers::read(&self.paths, &environment, &report, &seen);
-        let name = layers.name.clone();
-        let context = Context {
-            report: &report,
-            seen: &seen,
-            environment: &environment,
-            complete: layers.complete,
-            name: &name,
-        };
-        let config = assemble(context, layers, self);
-        let (mistakes, warnings) = report.into_parts();
-        let sources = seen.into_sources();
-        let outcome = match config {
-            Some(config) if mistakes.is_empty() => Ok(Config {
-                warnings,
-                sources: sources.clone(),
-                ..config
-            }),
-            Some(_) => Err(Mistakes::new(mistakes)),
-            None => Err(Mistakes::new(at_least_one(mistakes, &name))),
-        };
+        let (outcome, warnings, sources) =
+            self.understand(|context, layers| assemble(context, layers, self));
+        let outcome = outcome.map(|config| Config {
+            warnings,
+            sources: sources.clone(),
+            ..config
+        });
         Reading { outcome, sources }
     }
 
     /// Reads where operators are answered, and nothing besides: a secret that is missing elsewhere, or
     /// is not for this user, keeps nobody from asking the gateway how it is.
     pub fn read_admin(&self) -> Result<AdminSettings, Mistakes> {
+        let (outcome, ..) = self.understand(|context, layers| {
+            let mut root = Section::root(context, layers.sections);
+            listeners::admin(root.section("admin"), None)
+        });
+        outcome
+    }
+
+    /// What is made of all layers, unless there was a mistake; the warnings, and what was looked at.
+    fn understand<T>(
+        &self,
+        make: impl FnOnce(Context<'_>, Layers) -> Option<T>,
+    ) -> (Result<T, Mistakes>, Vec<Mistake>, Sources) {
         let (report, seen) = (Report::default(), Seen::default());
         let environment = self.environment();
         let layers = layers::read(&self.paths, &environment, &report, &seen);
@@ -182,14 +178,14 @@ impl Origin {
             complete: layers.complete,
             name: &name,
         };
-        let mut root = Section::root(context, layers.sections);
-        let admin = listeners::admin(root.section("admin"), None);
-        let (mistakes, _) = report.into_parts();
-        match admin {
-            Some(admin) if mistakes.is_empty() => Ok(admin),
+        let made = make(context, layers);
+        let (mistakes, warnings) = report.into_parts();
+        let outcome = match made {
+            Some(made) if mistakes.is_empty() => Ok(made),
             Some(_) => Err(Mistakes::new(mistakes)),
             None => Err(Mistakes::new(at_least_one(mistakes, &name))),
-        }
+        };
+        (outcome, warnings, seen.into_sources())
     }
 }
 
