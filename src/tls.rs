@@ -5,6 +5,7 @@
 
 use std::{error::Error, io, iter, sync::Arc};
 
+use reqwest::{redirect::Policy, retry};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer};
 use thiserror::Error;
 
@@ -39,6 +40,44 @@ pub(crate) fn client_config(
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
+}
+
+/// Why there is no client for small questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoClient {
+    /// The system gave none.
+    Build,
+    /// A root is not usable.
+    Root(UnusableRoot),
+}
+
+impl From<UnusableRoot> for NoClient {
+    fn from(root: UnusableRoot) -> Self {
+        Self::Root(root)
+    }
+}
+
+/// A client for small questions now and then, to a server that is configured: it follows no redirect,
+/// asks no proxy, repeats nothing and keeps no connection, which would be closed before it is used. It
+/// has no timeouts: whoever asks bounds all of it together.
+pub(crate) fn small_client(
+    https: bool,
+    extra: &[CertificateDer<'static>],
+) -> Result<reqwest::Client, NoClient> {
+    let mut tls = client_config(https, extra)?;
+    // A given configuration is taken as it is, and HTTP/1.1 is all that this client speaks.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(https)
+        .http1_only()
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .retry(retry::never())
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|_error| NoClient::Build)
 }
 
 /// An error and all that it wraps, outermost first: how a client's own error is told from TLS's. The

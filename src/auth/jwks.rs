@@ -38,7 +38,7 @@ use crate::{
     clock,
     endpoint::{Endpoint, EndpointError},
     ident::IssuerId,
-    tls::UnusableRoot,
+    tls::{NoClient, UnusableRoot},
 };
 
 /// Where an issuer's keys come from.
@@ -409,4 +409,13 @@ pub enum SetupError {
     /// A root is not usable.
     #[error(transparent)]
     Root(#[from] UnusableRoot),
+}
+
+impl From<NoClient> for SetupError {
+    fn from(error: NoClient) -> Self {
+        match error {
+            NoClient::Build => Self::Client,
+            NoClient::Root(root) => Self::Root(root),
+        }
+    }
 }

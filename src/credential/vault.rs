@@ -42,7 +42,10 @@ pub use self::{
         VaultSettings,
     },
 };
-use crate::{clock, tls::UnusableRoot};
+use crate::{
+    clock,
+    tls::{NoClient, UnusableRoot},
+};
 
 /// A pair as one version of a secret holds it.
 #[derive(Debug)]
@@ -370,4 +373,13 @@ pub enum VaultSetupError {
     /// A root is not usable.
     #[error(transparent)]
     Root(#[from] UnusableRoot),
+}
+
+impl From<NoClient> for VaultSetupError {
+    fn from(error: NoClient) -> Self {
+        match error {
+            NoClient::Build => Self::Client,
+            NoClient::Root(root) => Self::Root(root),
+        }
+    }
 }

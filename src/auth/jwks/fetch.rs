@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header::CONTENT_ENCODING};
 use jsonwebtoken::Algorithm;
-use reqwest::{Client, Url, redirect::Policy, retry};
+use reqwest::{Client, Url};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
@@ -54,22 +54,7 @@ impl Fetcher {
     /// Builds the client; sends nothing.
     pub(super) fn new(settings: JwksSettings) -> Result<Self, SetupError> {
         let https = settings.source.endpoint().is_https();
-        let mut tls = tls::client_config(https, &settings.roots)?;
-        // A given configuration is taken as it is, and HTTP/1.1 is all that this client speaks.
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(https)
-            .http1_only()
-            .redirect(Policy::none())
-            .no_proxy()
-            .referer(false)
-            .retry(retry::never())
-            // A fetch is rare: a kept connection would be closed by the server before it is used.
-            .pool_max_idle_per_host(0)
-            // No timeouts of its own: `fetch` bounds all of it together.
-            .build()
-            .map_err(|_error| SetupError::Client)?;
+        let client = tls::small_client(https, &settings.roots)?;
         Ok(Self {
             client,
             source: settings.source,

@@ -12,7 +12,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
-use reqwest::{Request, Url, redirect::Policy, retry};
+use reqwest::{Request, Url};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -44,22 +44,7 @@ impl Client {
     /// Builds the client; sends nothing.
     pub(super) fn new(settings: &VaultSettings) -> Result<Self, VaultSetupError> {
         let https = settings.address.is_https();
-        let mut tls = tls::client_config(https, &settings.roots)?;
-        // A given configuration is taken as it is, and HTTP/1.1 is all that this client speaks.
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(https)
-            .http1_only()
-            .redirect(Policy::none())
-            .no_proxy()
-            .referer(false)
-            .retry(retry::never())
-            // Requests are rare: a kept connection would be closed by the server before it is used.
-            .pool_max_idle_per_host(0)
-            // No timeouts of its own: `ask` bounds all of it together.
-            .build()
-            .map_err(|_error| VaultSetupError::Client)?;
+        let http = tls::small_client(https, &settings.roots)?;
         let address = Url::parse(&settings.address.uri().to_string());
         let namespace = settings.namespace.as_ref();
         let namespace = namespace.map(|name| HeaderValue::from_str(name.as_str()));
