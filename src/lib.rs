@@ -11,6 +11,7 @@ pub mod clock;
 pub mod endpoint;
 pub mod files;
 pub mod ident;
+pub mod limits;
 pub mod operation;
 pub mod outbox;
 pub mod redact;

@@ -19,6 +19,7 @@ const ORDER: &[&str] = &[
     "clock",
     "watch",
     "operation",
+    "limits",
     "units",
     "files",
     "outbox",
