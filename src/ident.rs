@@ -138,6 +138,8 @@ pub enum Purpose {
     Revocation,
     /// A token's subject in an audit event.
     Subject,
+    /// A tenant's day or month, as the name of its account of quotas.
+    Usage,
 }
 
 impl Purpose {
@@ -149,6 +151,7 @@ impl Purpose {
             Self::Reference => b"reference",
             Self::Revocation => b"revocation",
             Self::Subject => b"subject",
+            Self::Usage => b"usage",
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod body;
 pub mod credential;
 pub mod customer;
 pub mod payload;
+pub mod quota;
 pub mod route;
 pub mod upstream;
 

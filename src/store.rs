@@ -1,5 +1,5 @@
 //! What has to outlive the process: who owns a customer, which tokens were revoked, what DCAMS said to
-//! a credential.
+//! a credential, what tenants have used.
 //!
 //! A few tables of small entries behind three calls. Invariant: nothing in it can be read without
 //! `state.key`, and nothing of a person can get in as a key: an entry is found by a [`Pseudonym`],
@@ -40,6 +40,8 @@ pub enum Table {
     Customers,
     /// Which tokens are not to be believed any more.
     Revocations,
+    /// What tenants have used of their quotas.
+    Usage,
 }
 
 impl Table {
@@ -49,6 +51,7 @@ impl Table {
             Self::Credentials => "credentials",
             Self::Customers => "customers",
             Self::Revocations => "revocations",
+            Self::Usage => "usage",
         }
     }
 }

@@ -34,6 +34,7 @@ const ORDER: &[&str] = &[
     "body",
     "payload",
     "customer",
+    "quota",
     "credential",
     "upstream",
     "error",

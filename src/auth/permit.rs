@@ -135,6 +135,12 @@ pub fn authorize<'b>(
 }
 
 impl Permit {
+    /// One for a test.
+    #[cfg(test)]
+    pub(crate) const fn of(operation: Operation) -> Self {
+        Self { operation }
+    }
+
     /// The service that is permitted.
     pub const fn operation(&self) -> Operation {
         self.operation

@@ -37,8 +37,8 @@ use crate::{clock, ident::Pseudonym};
 
 /// The format that this version writes. A higher one is refused.
 ///
-/// 1: customers and revocations. 2: credentials too.
-pub(super) const SCHEMA: u32 = 2;
+/// 1: customers and revocations. 2: credentials too. 3: usage too.
+pub(super) const SCHEMA: u32 = 3;
 
 const FILE: &str = "state.redb";
 /// A store that is being made; it becomes [`FILE`] when it is complete.
@@ -60,7 +60,12 @@ const META_SCHEMA: &str = "schema";
 const META_KEY_CHECK: &str = "key-check";
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Credentials, Self::Customers, Self::Revocations];
+    const ALL: [Self; 4] = [
+        Self::Credentials,
+        Self::Customers,
+        Self::Revocations,
+        Self::Usage,
+    ];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(self.name())
@@ -431,7 +436,7 @@ fn bring_up(db: &Database) -> Result<(), redb::Error> {
     let mut transaction = db.begin_write()?;
     transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(true);
-    fill(&transaction, &[Table::Credentials])?;
+    fill(&transaction, &[Table::Credentials, Table::Usage])?;
     transaction.commit()?;
     tracing::info!(
         format = SCHEMA,

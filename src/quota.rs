@@ -1,0 +1,348 @@
+//! Quotas: how fast, how much at a time, how much a day and a month, for each tenant and end user.
+//!
+//! A request is decided about in memory (`book`), out of allowance that was taken from the store before
+//! (`account` says how much, `keeper` fetches it). So no request waits for a disk or a network but the
+//! one that finds nothing left, and whoever is killed has taken more than it admitted, never less.
+//! With the embedded store this node has its tenants alone; with Redis several nodes share them
+//! (`portion`, `redis`).
+//!
+//! Invariant: what was admitted never exceeds a limit, with one exception that has a bound and is
+//! written down in `docs/QUOTAS.md`: while Redis is away, where the configuration lets nodes go on.
+//!
+//! An [`Admission`] is the proof that a request may go on. It is settled by what happened, also when
+//! it is dropped.
+
+mod account;
+mod book;
+mod bucket;
+mod keeper;
+mod portion;
+mod window;
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+
+pub use self::{
+    account::Ending,
+    book::{Crossed, Denied, Standing},
+    keeper::Keeper,
+};
+use self::{
+    book::{Book, Charged, Step},
+    keeper::Message,
+};
+use crate::{
+    auth::permit::Permit,
+    clock,
+    ident::{PseudonymKey, TenantId},
+    limits::{Billing, Limits, Tariff},
+    operation::Operation,
+    store::Store,
+};
+
+/// Both clocks, read once for a decision.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    wall: Timestamp,
+    /// Nanoseconds since the quotas were opened.
+    mono: u64,
+}
+
+/// How nodes share their tenants.
+#[derive(Debug, Clone, Copy)]
+struct Shared {
+    /// How many there are.
+    nodes: NonZeroU32,
+    /// For how long a node takes ahead, in nanoseconds.
+    lease: u64,
+    /// What holds while nobody can be asked.
+    away: Away,
+}
+
+/// What holds while the store that nodes share cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// What a node has, then its part of what was left when it last knew.
+    Lease,
+    /// The same, or its part of the whole limit, whichever is more.
+    LocalShare,
+    /// Nothing.
+    Refuse,
+}
+
+/// How long a request waits for its own disk.
+const DISK_TIME: Duration = Duration::from_secs(2);
+
+/// Why a request may not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum QuotaError {
+    /// A limit is reached.
+    #[error("a limit of the tenant's is reached")]
+    Denied(Denied),
+    /// It cannot be told whether one is.
+    #[error("the state store does not answer")]
+    Unavailable,
+}
+
+/// What came of a request that was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was sent, and this came of it.
+    Sent(Ending),
+    /// It did nothing at DCAMS, and that is certain.
+    Undone,
+}
+
+/// The quotas of all tenants. A clone is the same.
+#[derive(Clone)]
+pub struct Quotas(Arc<Inner>);
+
+struct Inner {
+    // Held to look one up or to put one in, when the configuration is read.
+    books: Mutex<HashMap<TenantId, Arc<Book>>>,
+    keeper: mpsc::UnboundedSender<Message>,
+    shared: Option<Shared>,
+    /// How long a request waits for allowance.
+    patience: Duration,
+    opened: Instant,
+}
+
+/// The quotas of one tenant.
+#[derive(Clone)]
+pub struct TenantQuota {
+    book: Arc<Book>,
+    quotas: Arc<Inner>,
+}
+
+impl Quotas {
+    /// The quotas that are kept in this store, and what fetches allowance for them.
+    pub fn open(store: Store, pseudonyms: PseudonymKey) -> (Self, Keeper) {
+        let (keeper, messages) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            books: Mutex::default(),
+            keeper,
+            shared: None,
+            patience: DISK_TIME,
+            opened: clock::instant(),
+        });
+        let keeper = Keeper::new(store, pseudonyms, Arc::clone(&inner), messages);
+        (Self(inner), keeper)
+    }
+
+    /// The quotas of a tenant; what it has used goes on. Other limits than before are in force when
+    /// [`limit`](Self::limit) says so.
+    pub fn of(&self, tenant: &TenantId, limits: &Arc<Limits>) -> TenantQuota {
+        let mut books = self.0.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = books
+            .entry(tenant.clone())
+            .or_insert_with(|| Arc::new(Book::new(tenant.clone(), Arc::clone(limits))));
+        TenantQuota {
+            book: Arc::clone(book),
+            quotas: Arc::clone(&self.0),
+        }
+    }
+
+    /// Has what is not used written down, and everything that happened.
+    pub async fn close(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.0.keeper.send(Message::Close(done)).is_ok() {
+            drop(ended.await);
+        }
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Now {
+        let passed = clock::instant().saturating_duration_since(self.opened);
+        Now {
+            wall: clock::now(),
+            mono: bucket::nanoseconds(passed),
+        }
+    }
+
+    fn call(&self, book: &Arc<Book>) {
+        // The keeper ends last; what comes after it is not written down any more.
+        drop(self.keeper.send(Message::Look(Arc::clone(book))));
+    }
+}
+
+impl TenantQuota {
+    /// Puts limits in force.
+    pub fn limit(&self, limits: &Arc<Limits>) {
+        self.book.limit(limits, &self.quotas.now());
+    }
+
+    /// Decides on rate and concurrency.
+    pub async fn admit(&self, tariff: Tariff) -> Result<Admission, QuotaError> {
+        let shared = self.quotas.shared.as_ref();
+        self.decide(|now| self.book.admit(now, shared)).await?;
+        Ok(Admission {
+            quota: self.clone(),
+            tariff,
+            charged: None,
+            operation: None,
+            under_way: None,
+            bytes: 0,
+            sent: false,
+        })
+    }
+
+    /// How the limits stand.
+    pub fn standings(&self) -> Vec<Standing> {
+        let shared = self.quotas.shared.as_ref();
+        self.book.standings(&self.quotas.now(), shared)
+    }
+
+    /// Decides, and where allowance has to be had first waits for it, once for a time.
+    async fn decide(&self, mut decide: impl FnMut(&Now) -> Step) -> Result<(), QuotaError> {
+        let deadline = clock::instant() + self.quotas.patience;
+        loop {
+            // Before the decision: what is fetched from here on wakes it.
+            let refilled = self.book.refilled.notified();
+            let now = self.quotas.now();
+            let call = match decide(&now) {
+                Step::Admit { call } => {
+                    if call {
+                        self.quotas.call(&self.book);
+                    }
+                    return Ok(());
+                }
+                Step::Deny(denied) => return Err(QuotaError::Denied(denied)),
+                Step::Refuse => return Err(QuotaError::Unavailable),
+                Step::Wait { call } => call,
+            };
+            if call {
+                self.quotas.call(&self.book);
+            }
+            if timeout_at(deadline, refilled).await.is_err() {
+                self.book.lost(&self.quotas.now());
+                return match decide(&self.quotas.now()) {
+                    Step::Admit { .. } => Ok(()),
+                    Step::Deny(denied) => Err(QuotaError::Denied(denied)),
+                    Step::Refuse | Step::Wait { .. } => Err(QuotaError::Unavailable),
+                };
+            }
+        }
+    }
+}
+
+/// Proof that a tenant's limits let a request through. What it was charged is settled by what comes of
+/// it; dropped before anything was sent, it costs nothing but its place in the rate.
+pub struct Admission {
+    quota: TenantQuota,
+    tariff: Tariff,
+    charged: Option<Charged>,
+    operation: Option<Operation>,
+    /// What is being sent, and may have arrived.
+    under_way: Option<Operation>,
+    bytes: u64,
+    /// Whether anything was.
+    sent: bool,
+}
+
+impl Admission {
+    /// Charges day, month and bytes for a request that is permitted.
+    pub async fn charge(&mut self, permit: &Permit, bytes: u64) -> Result<(), QuotaError> {
+        let cost = (self.tariff.cost(permit.operation()), bytes);
+        let quota = self.quota.clone();
+        let shared = quota.quotas.shared.as_ref();
+        let charged = &mut self.charged;
+        quota
+            .decide(|now| {
+                let (step, charge) = quota.book.charge(cost, now, shared);
+                if let Step::Admit { .. } = step {
+                    *charged = Some(charge);
+                }
+                step
+            })
+            .await?;
+        self.operation = Some(permit.operation());
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Notes that a request is about to leave for DCAMS.
+    pub fn sending(&mut self, operation: Operation) {
+        self.under_way = Some(operation);
+    }
+
+    /// Notes that it is answered, or has failed; `sent`: a byte of it may have arrived.
+    pub fn replied(&mut self, sent: bool) {
+        let Some(operation) = self.under_way.take() else {
+            return;
+        };
+        if sent {
+            self.sent = true;
+            let quota = &self.quota;
+            if quota.book.called(operation, &quota.quotas.now()) {
+                quota.quotas.call(&quota.book);
+            }
+        }
+    }
+
+    /// Keeps the charge or gives it back.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        let Some(charged) = self.charged.take() else {
+            return;
+        };
+        let ending = match outcome {
+            Outcome::Sent(ending) => ending,
+            Outcome::Undone => {
+                self.quota.book.refund(&charged);
+                return;
+            }
+        };
+        let billing = match ending {
+            Ending::Succeeded => Billing::Keep,
+            Ending::Refused => self.tariff.refused,
+            Ending::Unavailable => self.tariff.unavailable,
+            Ending::Unknown => self.tariff.unknown,
+        };
+        if billing == Billing::Refund {
+            self.quota.book.refund(&charged);
+        }
+        let Some(operation) = self.operation else {
+            return;
+        };
+        let kept = (billing == Billing::Keep).then_some(&charged);
+        let quota = &self.quota;
+        let now = quota.quotas.now();
+        if quota
+            .book
+            .ended((operation, ending), kept, self.bytes, &now)
+        {
+            quota.quotas.call(&quota.book);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // The process ends, or a defect: what was on its way may have arrived.
+        self.replied(true);
+        self.end(if self.sent {
+            Outcome::Sent(Ending::Unknown)
+        } else {
+            Outcome::Undone
+        });
+        self.quota.book.release();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,405 @@
+//! One tenant's limits as this node keeps them: decides, from memory, about each request.
+//!
+//! Every decision is made under the tenant's own lock, over all of its limits at once: either all of
+//! them let a request through and are charged, or none is. The lock is held for some dozens of
+//! instructions, never across an await. Nothing here waits or asks: where allowance has to be had
+//! first, it says so ([`Step::Wait`]), and the keeper fetches it.
+
+mod decide;
+mod exchange;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::{
+    Now, Shared,
+    account::{Ending, Kind},
+    bucket::{Bucket, Pace, nanoseconds},
+    portion::Portion,
+    window::Window,
+};
+use crate::{
+    ident::TenantId,
+    limits::{Limits, Policy, Rate},
+    operation::Operation,
+};
+
+pub use self::exchange::Crossed;
+pub(super) use self::exchange::{Answered, Exchange, Look};
+
+/// A limit that refuses a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied {
+    /// Which.
+    pub policy: Policy,
+    /// After how long another try is let through, if nobody else comes before.
+    pub retry_after: Duration,
+}
+
+/// What is decided, for now. `call`: the keeper is to look at the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is let through.
+    Admit { call: bool },
+    /// A limit is reached.
+    Deny(Denied),
+    /// Nobody can be asked for allowance, and there is none left to go on with.
+    Refuse,
+    /// Allowance has to be had first.
+    Wait { call: bool },
+}
+
+/// A charge of day and month, to be kept or given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Charged {
+    pub(super) units: u64,
+    pub(super) bytes: u64,
+    day: Timestamp,
+    month: Timestamp,
+}
+
+/// How a limit stands, for headers and for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Which limit.
+    pub policy: Policy,
+    /// How much it is, with what was granted on top.
+    pub limit: u64,
+    /// What of it is left.
+    pub left: u64,
+    /// The time that it is for: a day, a month, or what an empty bucket takes to fill. None for what is
+    /// free again as soon as a request ends.
+    pub window: Option<Duration>,
+    /// How long until all of it is there again.
+    pub resets: Duration,
+}
+
+/// The limits of one tenant, and what this node has of them.
+pub(super) struct Book {
+    pub(super) tenant: TenantId,
+    // The lock of the decisions; see above.
+    state: Mutex<State>,
+    /// Wakes requests that wait for allowance.
+    pub(super) refilled: Notify,
+}
+
+struct State {
+    limits: Arc<Limits>,
+    /// Nothing before the first request: of many tenants most are idle.
+    active: Option<Box<Active>>,
+}
+
+/// What a node has of a tenant's limits.
+struct Active {
+    /// Whether the keeper was called and has not looked yet.
+    called: bool,
+    /// Whether it looks by itself now and then.
+    awake: bool,
+    /// Whether a request came since its last look, and for how many looks none did.
+    touched: bool,
+    quiet: u8,
+    /// Whether the store has said what an earlier process left.
+    loaded: bool,
+    /// Whether the store did not answer the last time, and when that was.
+    away: bool,
+    asked: u64,
+    in_flight: u32,
+    bucket: Bucket,
+    /// What it has of rate and concurrency, where nodes share them.
+    portion: Portion,
+    day: Window,
+    month: Window,
+    /// Periods that are over and not reported yet.
+    closed: Vec<Window>,
+}
+
+impl Book {
+    pub(super) fn new(tenant: TenantId, limits: Arc<Limits>) -> Self {
+        let active = None;
+        Self {
+            tenant,
+            state: Mutex::new(State { limits, active }),
+            refilled: Notify::new(),
+        }
+    }
+
+    /// Puts other limits in force. What was used stays used.
+    pub(super) fn limit(&self, limits: &Arc<Limits>, now: &Now) {
+        let mut state = self.lock();
+        let other_calendar = state.limits.calendar != limits.calendar;
+        state.limits = Arc::clone(limits);
+        if let Some(active) = &mut state.active
+            && other_calendar
+        {
+            active.begin_day(limits, now);
+            active.begin_month(limits, now);
+        }
+    }
+
+    /// Decides on rate and concurrency.
+    pub(super) fn admit(&self, now: &Now, shared: Option<&Shared>) -> Step {
+        let mut state = self.lock();
+        let State { limits, active } = &mut *state;
+        if limits.rate.is_none() && limits.concurrency.is_none() {
+            return Step::Admit { call: false };
+        }
+        let active = opened(active, limits, now);
+        active.touched = true;
+        match shared {
+            None => active.admit(limits, now),
+            Some(shared) => active.admit_shared(limits, now, shared),
+        }
+    }
+
+    /// Decides on day, month and bytes, all of them together.
+    pub(super) fn charge(
+        &self,
+        (units, bytes): (u64, u64),
+        now: &Now,
+        shared: Option<&Shared>,
+    ) -> (Step, Charged) {
+        let mut state = self.lock();
+        let State { limits, active } = &mut *state;
+        let active = opened(active, limits, now);
+        active.touched = true;
+        active.roll(limits, now);
+        let charged = Charged {
+            units,
+            bytes,
+            day: active.day.start,
+            month: active.month.start,
+        };
+        (active.charge(limits, (units, bytes), now, shared), charged)
+    }
+
+    /// A request that was admitted has ended.
+    pub(super) fn release(&self) {
+        if let Some(active) = &mut self.lock().active {
+            active.in_flight = active.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Gives a charge back, unless its day or month is over.
+    pub(super) fn refund(&self, charged: &Charged) {
+        let mut state = self.lock();
+        let Some(active) = &mut state.active else {
+            return;
+        };
+        let Active { day, month, .. } = &mut **active;
+        let [requests, bytes] = &mut day.meters;
+        let [monthly, _] = &mut month.meters;
+        if day.start == charged.day {
+            requests.take_back(charged.units);
+            bytes.take_back(charged.bytes);
+        }
+        if month.start == charged.month {
+            monthly.take_back(charged.units);
+        }
+    }
+
+    /// Counts a request that leaves for DCAMS. Returns whether the keeper is to look.
+    pub(super) fn called(&self, operation: Operation, now: &Now) -> bool {
+        self.note(now, |month| month.pending.tally.called(operation))
+    }
+
+    /// Counts how a request ended that was sent, and what of its charge stays. Returns the same.
+    pub(super) fn ended(
+        &self,
+        (operation, ending): (Operation, Ending),
+        kept: Option<&Charged>,
+        bytes: u64,
+        now: &Now,
+    ) -> bool {
+        self.note(now, |month| {
+            let tally = &mut month.pending.tally;
+            tally.ended(operation, ending);
+            tally.charged += kept.map_or(0, |charged| charged.units);
+            tally.bytes += bytes;
+        })
+    }
+
+    fn note(&self, now: &Now, note: impl FnOnce(&mut Window)) -> bool {
+        let mut state = self.lock();
+        let State { limits, active } = &mut *state;
+        let active = opened(active, limits, now);
+        active.touched = true;
+        active.roll(limits, now);
+        note(&mut active.month);
+        !active.awake && active.call()
+    }
+
+    /// Notes that a request has waited in vain for the store.
+    pub(super) fn lost(&self, now: &Now) {
+        if let Some(active) = &mut self.lock().active {
+            active.away = true;
+            active.asked = now.mono;
+        }
+    }
+
+    /// How all of its limits stand.
+    pub(super) fn standings(&self, now: &Now, shared: Option<&Shared>) -> Vec<Standing> {
+        let mut state = self.lock();
+        let State { limits, active } = &mut *state;
+        if let Some(active) = active {
+            active.roll(limits, now);
+        }
+        let active = active.as_deref();
+        let mut standings = Vec::with_capacity(5);
+        if let Some(rate) = &limits.rate {
+            standings.push(rate_standing(rate, active, now, shared));
+        }
+        if let Some(most) = limits.concurrency {
+            let used = active.map_or(0, |active| active.in_flight);
+            standings.push(Standing {
+                policy: Policy::Concurrency,
+                limit: u64::from(most.get()),
+                left: u64::from(most.get().saturating_sub(used)),
+                window: None,
+                resets: Duration::ZERO,
+            });
+        }
+        period_standings(limits, active, now, &mut standings);
+        standings
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn opened<'a>(active: &'a mut Option<Box<Active>>, limits: &Limits, now: &Now) -> &'a mut Active {
+    active.get_or_insert_with(|| Box::new(Active::new(limits, now)))
+}
+
+impl Active {
+    fn new(limits: &Limits, now: &Now) -> Self {
+        Self {
+            called: false,
+            awake: false,
+            touched: false,
+            quiet: 0,
+            loaded: false,
+            away: false,
+            asked: 0,
+            in_flight: 0,
+            bucket: Bucket::FULL,
+            portion: Portion::default(),
+            day: Window::of(Kind::Day, limits.calendar.day(now.wall)),
+            month: Window::of(Kind::Month, limits.calendar.month(now.wall)),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Has the keeper called, unless it was.
+    fn call(&mut self) -> bool {
+        !std::mem::replace(&mut self.called, true)
+    }
+
+    /// Begins the next day or month when its time has come. A clock that is set back changes nothing:
+    /// what has begun goes on.
+    fn roll(&mut self, limits: &Limits, now: &Now) {
+        if now.wall >= self.day.end {
+            self.begin_day(limits, now);
+        }
+        if now.wall >= self.month.end {
+            self.begin_month(limits, now);
+        }
+    }
+
+    fn begin_day(&mut self, limits: &Limits, now: &Now) {
+        let next = Window::of(Kind::Day, limits.calendar.day(now.wall));
+        let over = std::mem::replace(&mut self.day, next);
+        self.close(over);
+    }
+
+    fn begin_month(&mut self, limits: &Limits, now: &Now) {
+        let next = Window::of(Kind::Month, limits.calendar.month(now.wall));
+        let over = std::mem::replace(&mut self.month, next);
+        self.close(over);
+    }
+
+    fn close(&mut self, mut over: Window) {
+        over.put_back();
+        if !over.is_done() {
+            self.closed.push(over);
+        }
+    }
+}
+
+fn rate_standing(
+    rate: &Rate,
+    active: Option<&Active>,
+    now: &Now,
+    shared: Option<&Shared>,
+) -> Standing {
+    let pace = Pace::of(rate);
+    let bucket = active.map_or(Bucket::FULL, |active| active.bucket);
+    let (left, resets) = match (active, shared) {
+        (Some(active), Some(_)) => active.portion.standing(rate, now),
+        _ => (bucket.left(pace, now.mono), bucket.fills_in(now.mono)),
+    };
+    Standing {
+        policy: Policy::Rate,
+        limit: u64::from(rate.burst.get()),
+        left,
+        window: Some(Duration::from_nanos(
+            (nanoseconds(rate.period) / u64::from(rate.count.get()))
+                .saturating_mul(u64::from(rate.burst.get())),
+        )),
+        resets: Duration::from_nanos(resets),
+    }
+}
+
+/// Day, bytes and month.
+fn period_standings(
+    limits: &Limits,
+    active: Option<&Active>,
+    now: &Now,
+    standings: &mut Vec<Standing>,
+) {
+    let periods = [
+        (Policy::Daily, limits.daily, Kind::Day, 0),
+        (Policy::BytesDaily, limits.bytes_daily, Kind::Day, 1),
+        (Policy::Monthly, limits.monthly, Kind::Month, 0),
+    ];
+    for (policy, limit, kind, place) in periods {
+        let Some(limit) = limit else { continue };
+        let window = active.map(|active| match kind {
+            Kind::Day => &active.day,
+            Kind::Month => &active.month,
+        });
+        let at = |values: &[u64]| values.get(place).copied().unwrap_or(0);
+        let seen = window.and_then(|window| window.seen).unwrap_or_default();
+        let held = window.and_then(|window| window.meters.get(place));
+        let all = limit.saturating_add(at(&seen.extra));
+        let (start, end) = match (window, kind) {
+            (Some(window), _) => (window.start, window.end),
+            (None, Kind::Day) => bounds(limits.calendar.day(now.wall)),
+            (None, Kind::Month) => bounds(limits.calendar.month(now.wall)),
+        };
+        standings.push(Standing {
+            policy,
+            limit: all,
+            left: all
+                .saturating_sub(at(&seen.taken))
+                .saturating_add(held.map_or(0, |meter| meter.left))
+                .min(all),
+            window: Some(between(start, end)),
+            resets: between(now.wall, end),
+        });
+    }
+}
+
+fn bounds(period: crate::limits::calendar::Period) -> (Timestamp, Timestamp) {
+    (period.start, period.end)
+}
+
+/// The time from one moment to a later one.
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}

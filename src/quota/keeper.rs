@@ -1,0 +1,290 @@
+//! Fetches allowance from the store, and takes reports there: one task for all tenants.
+//!
+//! Whoever needs something calls it; all that have called by then go to the store together. Each second
+//! it also looks at the tenants that were called for lately, so that what happened is written down and
+//! what is not used goes back.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+use uuid::Uuid;
+
+use super::{
+    Inner,
+    account::{Account, Kind, Op, Told, Which},
+    book::{Answered, Book, Crossed, Exchange, Look},
+};
+use crate::{
+    clock,
+    ident::{Pseudonym, PseudonymKey, Purpose, TenantId},
+    store::{Change, Store, StoreError, Table},
+};
+
+/// How often it looks by itself.
+const TICK: Duration = Duration::from_secs(1);
+/// How many go to the store together, at most.
+const BATCH: usize = 1024;
+/// How often accounts that nobody asks for any more are removed, and how old they are then.
+const TIDY_TICKS: u64 = 6 * 3600;
+const DAYS_KEPT: i64 = 40;
+const MONTHS_KEPT: i64 = 25;
+
+/// What the keeper is asked for.
+pub(super) enum Message {
+    /// A book needs something.
+    Look(Arc<Book>),
+    /// The process ends: everything is to be written down.
+    Close(oneshot::Sender<()>),
+}
+
+/// Fetches allowance and takes reports.
+pub struct Keeper {
+    store: Store,
+    pseudonyms: PseudonymKey,
+    quotas: Arc<Inner>,
+    messages: mpsc::UnboundedReceiver<Message>,
+    /// This process, among all that ever wrote to the store.
+    node: u64,
+    awake: Vec<Arc<Book>>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        store: Store,
+        pseudonyms: PseudonymKey,
+        quotas: Arc<Inner>,
+        messages: mpsc::UnboundedReceiver<Message>,
+    ) -> Self {
+        let (_, random) = Uuid::now_v7().as_u64_pair();
+        Self {
+            store,
+            pseudonyms,
+            quotas,
+            messages,
+            // Below 2^53, where numbers of every kind are exact; never 0.
+            node: (random >> 11).max(1),
+            awake: Vec::new(),
+        }
+    }
+
+    /// Works until it is closed. `tell` hears of each soft limit that is crossed.
+    pub async fn run(mut self, tell: impl Fn(&TenantId, &Crossed) + Send) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut until_tidy = 0;
+        loop {
+            tokio::select! {
+                message = self.messages.recv() => match message {
+                    Some(Message::Look(book)) => {
+                        if let Some(done) = self.look_at(book, &tell).await {
+                            return self.close(done, &tell).await;
+                        }
+                    }
+                    Some(Message::Close(done)) => return self.close(done, &tell).await,
+                    None => return,
+                },
+                _ = ticks.tick() => {
+                    self.look(&tell).await;
+                    if until_tidy == 0 {
+                        until_tidy = TIDY_TICKS;
+                        self.tidy(clock::now()).await;
+                    }
+                    until_tidy -= 1;
+                }
+            }
+        }
+    }
+
+    /// Looks at this book, and at all others that have called by now. Returns whom to tell that all is
+    /// written down, where the process ends.
+    async fn look_at(
+        &mut self,
+        first: Arc<Book>,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> Option<oneshot::Sender<()>> {
+        let mut batch = Vec::new();
+        let mut closing = None;
+        let mut next = Some(first);
+        while let Some(book) = next {
+            self.add(&mut batch, book, Look::Called);
+            next = None;
+            if batch.len() < BATCH {
+                match self.messages.try_recv() {
+                    Ok(Message::Look(book)) => next = Some(book),
+                    Ok(Message::Close(done)) => closing = Some(done),
+                    Err(_) => {}
+                }
+            }
+        }
+        self.take_to_store(batch, tell).await;
+        closing
+    }
+
+    /// Looks at all that were called for lately.
+    async fn look(&mut self, tell: &(impl Fn(&TenantId, &Crossed) + Send)) {
+        self.look_at_awake(Look::Now, tell).await;
+        self.awake.retain(|book| !book.sleeps());
+    }
+
+    async fn look_at_awake(&mut self, look: Look, tell: &(impl Fn(&TenantId, &Crossed) + Send)) {
+        let awake = mem::take(&mut self.awake);
+        for books in awake.chunks(BATCH) {
+            let mut batch = Vec::new();
+            for book in books {
+                self.add(&mut batch, Arc::clone(book), look);
+            }
+            self.take_to_store(batch, tell).await;
+        }
+        // Whoever called meanwhile is in the list already.
+        self.awake = awake;
+    }
+
+    async fn close(
+        mut self,
+        done: oneshot::Sender<()>,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) {
+        // The second look takes what was not acknowledged, or came while the first was under way.
+        for _ in 0..2 {
+            self.look_at_awake(Look::Last, tell).await;
+        }
+        let _ = done.send(());
+    }
+
+    fn add(&mut self, batch: &mut Vec<(Arc<Book>, Exchange)>, book: Arc<Book>, look: Look) {
+        let now = self.quotas.now();
+        let shared = self.quotas.shared.as_ref();
+        let (exchange, woken) = book.exchange(look, self.node, &now, shared);
+        if woken {
+            self.awake.push(Arc::clone(&book));
+        }
+        batch.extend(exchange.map(|exchange| (book, exchange)));
+    }
+
+    async fn take_to_store(
+        &self,
+        batch: Vec<(Arc<Book>, Exchange)>,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) {
+        if batch.is_empty() {
+            return;
+        }
+        let answers = self.ask_own(&batch).await;
+        if let Err(error) = &answers {
+            tracing::error!(%error, tenants = batch.len(), "quotas cannot be kept");
+        }
+        let mut answers = answers.unwrap_or_default().into_iter();
+        let now = self.quotas.now();
+        for (book, exchange) in &batch {
+            let answer = answers.next();
+            let shared = self.quotas.shared.as_ref();
+            for crossed in book.answered(exchange, answer.as_ref(), &now, shared) {
+                tell(&book.tenant, &crossed);
+            }
+        }
+    }
+
+    /// All of it in one commit.
+    async fn ask_own(&self, batch: &[(Arc<Book>, Exchange)]) -> Result<Vec<Answered>, StoreError> {
+        let (keys, ops) = self.accounts_of(batch);
+        let applied = ops.clone();
+        let change = move |place: usize, stored: Option<&[u8]>| {
+            let op = applied.get(place);
+            let changed = op.and_then(|op| Some(apply(op, stored).ok()?.0));
+            changed.map_or(Change::Keep, |account| Change::Put(account.encode()))
+        };
+        let former = self.store.update(Table::Usage, keys, change).await?;
+        told(batch, &ops, &former)
+    }
+
+    fn accounts_of(&self, batch: &[(Arc<Book>, Exchange)]) -> (Vec<Pseudonym>, Vec<Op>) {
+        let mut accounts = (Vec::new(), Vec::new());
+        for (book, exchange) in batch {
+            for op in &exchange.ops {
+                accounts.0.push(self.key(&book.tenant, &op.which));
+                accounts.1.push(*op);
+            }
+        }
+        accounts
+    }
+
+    fn key(&self, tenant: &TenantId, which: &Which) -> Pseudonym {
+        account_key(&self.pseudonyms, tenant, which)
+    }
+
+    /// Removes accounts that nobody will ask for.
+    async fn tidy(&self, now: Timestamp) {
+        let removed = async {
+            let stored = self.store.scan(Table::Usage).await?;
+            let old = old_ones(stored, now)?;
+            for keys in old.chunks(BATCH) {
+                let remove = |_: usize, _: Option<&[u8]>| Change::Remove;
+                self.store
+                    .update(Table::Usage, keys.to_vec(), remove)
+                    .await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "old accounts of quotas were not removed; they do no harm");
+        }
+    }
+}
+
+/// The name of an account in the store.
+pub(super) fn account_key(
+    pseudonyms: &PseudonymKey,
+    tenant: &TenantId,
+    which: &Which,
+) -> Pseudonym {
+    pseudonyms.pseudonym(Purpose::Usage, tenant, which.to_string().as_bytes())
+}
+
+fn apply(op: &Op, stored: Option<&[u8]>) -> Result<(Account, Told), StoreError> {
+    let mut account = stored.map(Account::decode).transpose()?.unwrap_or_default();
+    let told = account.apply(op, 1);
+    Ok((account, told))
+}
+
+/// Decides a second time, from what the store had, to learn what was decided.
+fn told(
+    batch: &[(Arc<Book>, Exchange)],
+    ops: &[Op],
+    former: &[Option<Vec<u8>>],
+) -> Result<Vec<Answered>, StoreError> {
+    let decided = ops.iter().zip(former);
+    let mut told = decided.map(|(op, stored)| Ok(apply(op, stored.as_deref())?.1));
+    let answered = |(_, exchange): &(Arc<Book>, Exchange)| {
+        let told: Result<Vec<Told>, StoreError> = told.by_ref().take(exchange.ops.len()).collect();
+        Ok(Answered {
+            told: told?,
+            portion: None,
+        })
+    };
+    batch.iter().map(answered).collect()
+}
+
+/// The accounts of days and months that are long over.
+fn old_ones(
+    stored: Vec<(Pseudonym, Vec<u8>)>,
+    now: Timestamp,
+) -> Result<Vec<Pseudonym>, StoreError> {
+    let today = TimeZone::UTC.to_datetime(now).date();
+    let before = |span: Span| today.checked_sub(span).unwrap_or(Date::MIN);
+    let day = before(Span::new().days(DAYS_KEPT));
+    let month = before(Span::new().months(MONTHS_KEPT));
+    let mut old = Vec::new();
+    for (key, value) in stored {
+        let which = Account::decode(&value)?.which;
+        let is_old = which.is_some_and(|which| match which.kind {
+            Kind::Day => which.first < day,
+            Kind::Month => which.first < month,
+        });
+        old.extend(is_old.then_some(key));
+    }
+    Ok(old)
+}

@@ -1,0 +1,318 @@
+use std::{num::NonZeroU32, path::Path};
+
+use futures_util::future::join_all;
+use jiff::tz::TimeZone;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::{
+    auth::permit::Permit,
+    limits::{Policy, Rate, SubjectLimits, calendar::Calendar},
+};
+
+const KEY: [u8; 32] = [3; 32];
+
+/// Quotas on a store of their own.
+struct World {
+    folder: TempDir,
+    quotas: Quotas,
+    keeper: JoinHandle<()>,
+    crossed: Arc<Mutex<Vec<Crossed>>>,
+}
+
+impl World {
+    fn start() -> Self {
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    fn at(folder: TempDir) -> Self {
+        let (quotas, keeper) = open(folder.path());
+        let crossed = Arc::<Mutex<Vec<Crossed>>>::default();
+        let told = Arc::clone(&crossed);
+        let keep = keeper.run(move |_, crossed| told.lock().unwrap().push(*crossed));
+        let keeper = TaskTracker::new().spawn(keep);
+        Self {
+            folder,
+            quotas,
+            keeper,
+            crossed,
+        }
+    }
+
+    fn tenant(&self, limits: &Limits) -> TenantQuota {
+        let id: TenantId = "acme".try_into().unwrap();
+        self.quotas.of(&id, &Arc::new(limits.clone()))
+    }
+
+    /// Ends in order, and begins anew.
+    async fn restart(self) -> Self {
+        self.quotas.close().await;
+        self.crash().await
+    }
+
+    /// Ends without a word, and begins anew.
+    async fn crash(self) -> Self {
+        let Self {
+            folder,
+            quotas,
+            keeper,
+            ..
+        } = self;
+        keeper.abort();
+        drop(keeper.await);
+        drop(quotas);
+        Self::at(folder)
+    }
+}
+
+fn open(folder: &Path) -> (Quotas, Keeper) {
+    Quotas::open(
+        Store::open(folder, &KEY).unwrap(),
+        PseudonymKey::derive(&KEY),
+    )
+}
+
+fn none() -> Limits {
+    Limits {
+        rate: None,
+        concurrency: None,
+        daily: None,
+        bytes_daily: None,
+        monthly: None,
+        per_subject: SubjectLimits::default(),
+        warn_at: 80,
+        calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+    }
+}
+
+fn limited(daily: u64) -> Limits {
+    let daily = Some(daily);
+    Limits { daily, ..none() }
+}
+
+fn tariff() -> Tariff {
+    Tariff {
+        cost: [1; 4],
+        refused: Billing::Keep,
+        unknown: Billing::Keep,
+        unavailable: Billing::Refund,
+        max_subjects: 1000,
+    }
+}
+
+const WRITE: Permit = Permit::of(Operation::CreateOrUpdateCustomer);
+
+async fn charged(quota: &TenantQuota, bytes: u64) -> Result<Admission, QuotaError> {
+    let mut admission = quota.admit(tariff()).await?;
+    admission.charge(&WRITE, bytes).await?;
+    Ok(admission)
+}
+
+/// A request that was sent and answered.
+async fn served(quota: &TenantQuota) -> Result<(), QuotaError> {
+    let mut admission = charged(quota, 1).await?;
+    admission.sending(Operation::CreateOrUpdateCustomer);
+    admission.replied(true);
+    admission.settle(Outcome::Sent(Ending::Succeeded));
+    Ok(())
+}
+
+fn policy(refused: QuotaError) -> Policy {
+    let QuotaError::Denied(denied) = refused else {
+        panic!("{refused:?}")
+    };
+    denied.policy
+}
+
+fn left(quota: &TenantQuota, policy: Policy) -> u64 {
+    let standings = quota.standings();
+    let mut standings = standings.iter();
+    standings.find(|s| s.policy == policy).unwrap().left
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_once_exactly_as_many_as_the_limit_are_admitted() {
+    let world = World::start();
+    for round in 0..50 {
+        let id: TenantId = format!("tenant-{round}").as_str().try_into().unwrap();
+        let quota = world.quotas.of(&id, &Arc::new(limited(100)));
+        let tasks = (0..200).map(|_| {
+            let quota = quota.clone();
+            TaskTracker::new().spawn(async move { served(&quota).await.is_ok() })
+        });
+        let admitted = join_all(tasks)
+            .await
+            .into_iter()
+            .filter(|a| *a.as_ref().unwrap());
+        assert_eq!(admitted.count(), 100, "round {round}");
+        assert_eq!(left(&quota, Policy::Daily), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_was_used_is_known_after_a_restart() {
+    let world = World::start();
+    for _ in 0..7 {
+        served(&world.tenant(&limited(10))).await.unwrap();
+    }
+    let world = world.restart().await;
+    let quota = world.tenant(&limited(10));
+    for _ in 0..3 {
+        served(&quota).await.unwrap();
+    }
+    assert_eq!(policy(served(&quota).await.unwrap_err()), Policy::Daily);
+}
+
+#[tokio::test]
+async fn a_crash_loses_allowance_and_never_gains_any() {
+    let mut world = World::start();
+    let mut admitted = 0;
+    for _ in 0..20 {
+        let quota = world.tenant(&limited(300));
+        for _ in 0..17 {
+            admitted += u32::from(served(&quota).await.is_ok());
+        }
+        world = world.crash().await;
+    }
+    let quota = world.tenant(&limited(300));
+    while served(&quota).await.is_ok() {
+        admitted += 1;
+    }
+    assert!((150..=300).contains(&admitted), "{admitted}");
+}
+
+#[tokio::test]
+async fn what_did_nothing_is_given_back() {
+    let world = World::start();
+    let quota = world.tenant(&limited(3));
+    // Dropped before it was sent, certainly not sent, and answered with a failure.
+    drop(charged(&quota, 1).await.unwrap());
+    let mut unsent = charged(&quota, 1).await.unwrap();
+    unsent.sending(Operation::CreateOrUpdateCustomer);
+    unsent.replied(false);
+    unsent.settle(Outcome::Undone);
+    let failed = charged(&quota, 1).await.unwrap();
+    failed.settle(Outcome::Sent(Ending::Unavailable));
+    assert_eq!(left(&quota, Policy::Daily), 3);
+    // Cut off while it was on its way.
+    let mut cut_off = charged(&quota, 1).await.unwrap();
+    cut_off.sending(Operation::CreateOrUpdateCustomer);
+    drop(cut_off);
+    assert_eq!(left(&quota, Policy::Daily), 2);
+    for ending in [Ending::Refused, Ending::Unknown] {
+        charged(&quota, 1)
+            .await
+            .unwrap()
+            .settle(Outcome::Sent(ending));
+    }
+    assert_eq!(policy(served(&quota).await.unwrap_err()), Policy::Daily);
+}
+
+#[tokio::test]
+async fn all_limits_are_charged_or_none() {
+    let world = World::start();
+    let limits = Limits {
+        daily: Some(10),
+        bytes_daily: Some(100),
+        monthly: Some(10),
+        ..none()
+    };
+    let quota = world.tenant(&limits);
+    charged(&quota, 60)
+        .await
+        .unwrap()
+        .settle(Outcome::Sent(Ending::Succeeded));
+    let refused = charged(&quota, 60).await.err().unwrap();
+    assert_eq!(policy(refused), Policy::BytesDaily);
+    assert_eq!(left(&quota, Policy::Daily), 9);
+    assert_eq!(left(&quota, Policy::Monthly), 9);
+    assert_eq!(left(&quota, Policy::BytesDaily), 40);
+}
+
+#[tokio::test]
+async fn so_many_at_a_time() {
+    let world = World::start();
+    let concurrency = NonZeroU32::new(2);
+    let quota = world.tenant(&Limits {
+        concurrency,
+        ..none()
+    });
+    let first = quota.admit(tariff()).await.unwrap();
+    let second = quota.admit(tariff()).await.unwrap();
+    let refused = quota.admit(tariff()).await.err().unwrap();
+    assert_eq!(policy(refused), Policy::Concurrency);
+    drop(first);
+    let third = quota.admit(tariff()).await.unwrap();
+    assert_eq!(left(&quota, Policy::Concurrency), 0);
+    drop((second, third));
+    assert_eq!(left(&quota, Policy::Concurrency), 2);
+}
+
+fn per_hour(burst: u32) -> Limits {
+    let rate = Rate {
+        count: NonZeroU32::new(10).unwrap(),
+        period: Duration::from_hours(1),
+        burst: NonZeroU32::new(burst).unwrap(),
+    };
+    Limits {
+        rate: Some(rate),
+        ..none()
+    }
+}
+
+#[tokio::test]
+async fn a_restart_gives_no_second_burst_and_a_crash_none_at_all() {
+    let world = World::start();
+    let quota = world.tenant(&per_hour(3));
+    for _ in 0..2 {
+        quota.admit(tariff()).await.unwrap();
+    }
+    let world = world.restart().await;
+    let quota = world.tenant(&per_hour(3));
+    quota.admit(tariff()).await.unwrap();
+    let refused = quota.admit(tariff()).await.err().unwrap();
+    let QuotaError::Denied(denied) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(denied.policy, Policy::Rate);
+    assert!(denied.retry_after <= Duration::from_mins(6), "{denied:?}");
+
+    let world = World::start();
+    world.tenant(&per_hour(3)).admit(tariff()).await.unwrap();
+    let world = world.crash().await;
+    let refused = world.tenant(&per_hour(3)).admit(tariff()).await.err();
+    assert_eq!(policy(refused.unwrap()), Policy::Rate);
+}
+
+#[tokio::test]
+async fn other_limits_hold_at_once_and_what_was_used_stays_used() {
+    let world = World::start();
+    let quota = world.tenant(&limited(5));
+    for _ in 0..5 {
+        served(&quota).await.unwrap();
+    }
+    quota.limit(&Arc::new(limited(7)));
+    for _ in 0..2 {
+        served(&quota).await.unwrap();
+    }
+    assert_eq!(policy(served(&quota).await.unwrap_err()), Policy::Daily);
+    quota.limit(&Arc::new(limited(3)));
+    assert_eq!(left(&quota, Policy::Daily), 0);
+}
+
+#[tokio::test]
+async fn the_soft_limit_is_told_once() {
+    let world = World::start();
+    let quota = world.tenant(&limited(10));
+    for _ in 0..10 {
+        served(&quota).await.unwrap();
+    }
+    let crossed = world.crossed.lock().unwrap().clone();
+    let [crossed] = crossed.try_into().unwrap();
+    assert_eq!((crossed.policy, crossed.limit), (Policy::Daily, 10));
+    let world = world.restart().await;
+    served(&world.tenant(&limited(10))).await.unwrap_err();
+    assert!(world.crossed.lock().unwrap().is_empty());
+}
