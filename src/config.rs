@@ -16,6 +16,7 @@ mod layers;
 mod listeners;
 pub mod mistake;
 pub mod origin;
+mod quota;
 mod revocations;
 mod secret;
 mod sections;
@@ -56,6 +57,7 @@ use crate::{
     body::BodySettings,
     credential::{Account, vault::VaultSettings},
     ident::{AccountId, IssuerId, PseudonymKey, TenantId},
+    limits::Tariff,
     payload::Rules,
     reload::ReloadSettings,
     route::RouteSettings,
@@ -96,6 +98,8 @@ pub struct Config {
     pub dpop: DpopSettings,
     /// The tenants; those that share an account have a ledger.
     pub tenants: Vec<Tenant>,
+    /// What requests cost of their quotas.
+    pub tariff: Tariff,
     /// Whom revocations may name.
     pub terms: Terms,
     /// The revocations that stand in the configuration.
@@ -226,19 +230,12 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
     let revocations = entries("revocations");
 
     let sections = fixed(Section::root(context, layers.sections));
-    let common = Common {
-        country: sections.rules.as_ref().map_or(Country::Any, |r| r.country),
-        one_address: sections
-            .server
-            .as_ref()
-            .is_some_and(Server::sees_one_address),
-    };
     let listed_accounts = accounts::accounts(accounts.sections, sections.vault_written);
     if sections.vault_written {
         accounts::warn_of_unused_vault(context, listed_accounts.as_deref());
     }
     let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
-    let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, common);
+    let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, sections.common());
     let terms = terms(listed_issuers.as_deref(), listed_tenants.as_deref());
     let revocations = revocations::revocations(context, revocations, terms.as_ref());
 
@@ -268,6 +265,7 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
         dpop,
         signing_keys,
         tenants: listed_tenants?,
+        tariff: sections.tariff?,
         terms: terms?,
         revocations: revocations?,
         reload: sections.reload?,
@@ -304,6 +302,7 @@ struct Fixed {
     upstream: Option<UpstreamSettings>,
     limits: Option<Limits>,
     rules: Option<Rules>,
+    tariff: Option<Tariff>,
     state: Option<State>,
     audit_key: Option<Zeroizing<[u8; 32]>>,
     reload: Option<ReloadSettings>,
@@ -311,6 +310,18 @@ struct Fixed {
     /// Also where there is no such section.
     vault: Option<VaultSettings>,
     vault_written: bool,
+}
+
+impl Fixed {
+    /// What they say of every tenant.
+    fn common(&self) -> Common {
+        let (rules, server) = (self.rules.as_ref(), self.server.as_ref());
+        Common {
+            country: rules.map_or(Country::Any, |rules| rules.country),
+            one_address: server.is_some_and(Server::sees_one_address),
+            max_body: self.limits.as_ref().map(|limits| limits.max_body),
+        }
+    }
 }
 
 fn fixed(mut root: Section<'_>) -> Fixed {
@@ -321,6 +332,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let upstream = destination::upstream(root.section("upstream"));
     let limits = sections::limits(root.section("limits"));
     let rules = sections::validation(root.section("validation"), limits.as_ref());
+    let tariff = quota::tariff(root.section("quota"));
     let state = sections::state(root.section("state"));
     let state_key = state.as_ref().map(|state| &*state.key);
     let audit_key = sections::audit(root.section("audit"), state_key);
@@ -336,6 +348,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         upstream,
         limits,
         rules,
+        tariff,
         state,
         audit_key,
         reload,

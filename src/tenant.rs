@@ -1,8 +1,11 @@
 //! What the configuration grants one tenant.
 
+use std::sync::Arc;
+
 use crate::{
     address::AddressRules,
     ident::{AccountId, TenantId},
+    limits::Limits,
     operation::Operations,
 };
 
@@ -25,6 +28,8 @@ pub struct Tenant {
     pub country: Country,
     /// What keeps its customers apart from those of other tenants on its account.
     pub isolation: Isolation,
+    /// How much it may use. Tenants with equal limits share them.
+    pub limits: Arc<Limits>,
 }
 
 /// What keeps the customers of tenants on one account apart.

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: `30s`, `500ms`, `10MB`, `12MiB`.
+//! Durations, sizes and rates as people write them: `30s`, `500ms`, `10MB`, `12MiB`, `20/s`.
 //!
 //! Invariant: a number, one unit, nothing between or around them. What could be read in two ways
 //! (`10mb`, `1.5s`, `30`) is refused, because a limit that is a thousand times off protects nothing.
@@ -31,6 +31,9 @@ pub enum UnitError {
 /// Units in milliseconds, the largest first.
 const DURATIONS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
+/// What a rate is per, in seconds.
+const PERIODS: [(&str, u64); 3] = [("/h", 3_600), ("/m", 60), ("/s", 1)];
+
 /// Units in bytes; for showing a size the first that divides it is taken.
 const SIZES: [(&str, u64); 7] = [
     ("GiB", GIB),
@@ -56,6 +59,12 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     parse(text, &SIZES)
 }
 
+/// Reads a rate, how many per how much time: a whole number and `/s`, `/m` or `/h`.
+pub fn parse_rate(text: &str) -> Result<(u64, Duration), UnitError> {
+    let (count, period) = split(text, &PERIODS)?;
+    Ok((count, Duration::from_secs(period)))
+}
+
 /// Writes a duration in the largest unit that divides it.
 pub fn show_duration(duration: Duration) -> String {
     show(
@@ -71,6 +80,12 @@ pub fn show_size(bytes: u64) -> String {
 }
 
 fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, UnitError> {
+    let (number, factor) = split(text, units)?;
+    number.checked_mul(factor).ok_or(UnitError::TooLarge)
+}
+
+/// The number, and what its unit stands for.
+fn split(text: &str, units: &[(&str, u64)]) -> Result<(u64, u64), UnitError> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or(UnitError::Number)?;
     if number.is_empty() {
@@ -82,7 +97,7 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, UnitError> {
         .find(|(name, _)| *name == unit)
         .map(|(_, factor)| *factor)
         .ok_or(UnitError::Unit)?;
-    number.checked_mul(factor).ok_or(UnitError::TooLarge)
+    Ok((number, factor))
 }
 
 fn show(amount: u64, units: &[(&str, u64)], zero: &str) -> String {
@@ -168,7 +183,52 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_rate_is_a_number_per_second_minute_or_hour() {
+        for (text, count, seconds) in [("20/s", 20, 1), ("600/m", 600, 60), ("1000/h", 1000, 3600)]
+        {
+            let rate = Ok((count, Duration::from_secs(seconds)));
+            assert_eq!(parse_rate(text), rate, "{text}");
+        }
+        for (text, error) in [
+            ("", UnitError::Number),
+            ("/s", UnitError::Number),
+            ("-1/s", UnitError::Number),
+            (" 1/s", UnitError::Number),
+            ("\u{663}/s", UnitError::Number),
+            ("20", UnitError::Unit),
+            ("20s", UnitError::Unit),
+            ("20 /s", UnitError::Unit),
+            ("20/ s", UnitError::Unit),
+            ("20/S", UnitError::Unit),
+            ("20/d", UnitError::Unit),
+            ("20/ms", UnitError::Unit),
+            ("20/s ", UnitError::Unit),
+            ("20/sec", UnitError::Unit),
+            ("1.5/s", UnitError::Unit),
+            ("20/1s", UnitError::Unit),
+            ("99999999999999999999/s", UnitError::TooLarge),
+        ] {
+            assert_eq!(parse_rate(text), Err(error), "{text:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_rate_reads_as_it_is_written_and_nothing_else_does(
+            count in any::<u64>(),
+            (unit, seconds) in prop::sample::select(vec![("s", 1), ("m", 60), ("h", 3600)]),
+            other in "[0-9]{0,3}[ -~]{0,4}",
+        ) {
+            let rate = Ok((count, Duration::from_secs(seconds)));
+            prop_assert_eq!(parse_rate(&format!("{count}/{unit}")), rate);
+            if parse_rate(&other).is_ok() {
+                let (number, unit) = other.split_once('/').unwrap();
+                prop_assert!(!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
+                prop_assert!(["s", "m", "h"].contains(&unit));
+            }
+        }
+
         #[test]
         fn what_is_shown_reads_back_as_the_same(amount in 0..u64::MAX / 2) {
             prop_assert_eq!(parse_size(&show_size(amount)), Ok(amount));

@@ -155,6 +155,10 @@ impl Permit {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use jiff::tz::TimeZone;
+
     use super::*;
     use crate::{
         address::AddressRules,
@@ -165,6 +169,7 @@ mod tests {
             tests::{HS, Members, caller, caller_of, hs_issuer},
         },
         ident::{AccountId, TenantId},
+        limits::{Limits, SubjectLimits, calendar::Calendar},
         operation::Operations,
         tenant::{Country, Disclosure, Isolation},
     };
@@ -187,6 +192,16 @@ mod tests {
             addresses: AddressRules::default(),
             country: Country::Any,
             isolation: Isolation::None,
+            limits: Arc::new(Limits {
+                rate: None,
+                concurrency: None,
+                daily: None,
+                bytes_daily: None,
+                monthly: None,
+                per_subject: SubjectLimits::default(),
+                warn_at: 80,
+                calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+            }),
         }
     }
 

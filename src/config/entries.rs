@@ -3,7 +3,7 @@
 //! Invariant: ids are unique, references resolve, and no two tenants reach the same customers by one
 //! account that they share without a ledger.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use crate::{
     address::{AddressRules, Networks},
@@ -12,9 +12,11 @@ use crate::{
         field::Field,
         layers::Entry,
         mistake::{Mistake, suggest},
+        quota::Shared,
         sections::COUNTRIES,
     },
     ident::{AccountId, TenantId},
+    limits::Limits,
     operation::Operation,
     tenant::{Country, Disclosure, Isolation, Tenant, Unowned},
 };
@@ -111,6 +113,8 @@ pub(super) struct Common {
     pub(super) country: Country,
     /// All of their callers have one address: that of this machine.
     pub(super) one_address: bool,
+    /// The largest body that is read at all.
+    pub(super) max_body: Option<u64>,
 }
 
 /// Reads `[[tenants]]`.
@@ -120,12 +124,14 @@ pub(super) fn tenants(
     common: Common,
 ) -> Option<Vec<Tenant>> {
     let mut taken: BTreeMap<String, Occupant> = BTreeMap::new();
+    let mut shared = Shared::default();
     let tenants: Vec<Option<Tenant>> = sections
         .into_iter()
         .map(|(id, mut section)| {
             let isolation = isolation(&mut section);
             let account = account_of(&mut section, accounts, isolation, &mut taken);
-            tenant(id, account.zip(isolation), section, common)
+            let limits = shared.limits(&mut section, common.max_body);
+            tenant(id, account.zip(isolation), limits, section, common)
         })
         .collect();
     accounts.warn_of_unused(
@@ -200,10 +206,11 @@ fn isolation(section: &mut Section<'_>) -> Option<Isolation> {
 fn tenant(
     id: Option<TenantId>,
     account: Option<(AccountId, Isolation)>,
+    limits: Option<Arc<Limits>>,
     mut section: Section<'_>,
     common: Common,
 ) -> Option<Tenant> {
-    section.unavailable(&["quota", "cors"]);
+    section.unavailable(&["cors"]);
     let enabled = section.optional("enabled").map_or(Some(true), |f| f.flag());
     let services = section
         .required("services")
@@ -227,6 +234,7 @@ fn tenant(
         addresses: addresses?,
         country: country?,
         isolation,
+        limits: limits?,
     })
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -23,7 +24,7 @@ use crate::{
     },
     files::{Content, FileError, MAX_SECRET},
     ident::TenantId,
-    units::{parse_duration, parse_size, show_duration, show_size},
+    units::{parse_duration, parse_rate, parse_size, show_duration, show_size},
 };
 
 /// More than any key set or certificate bundle needs.
@@ -224,6 +225,39 @@ impl<'a> Field<'a> {
             number?
         };
         self.bounded(size, bounds, &mend)
+    }
+
+    /// How many per how much time, the number within bounds.
+    pub(super) fn rate(&self, bounds: &RangeInclusive<u64>) -> Option<(NonZeroU32, Duration)> {
+        let range = span(&bounds.start().to_string(), &bounds.end().to_string());
+        let mend =
+            format!("write a rate such as \"20/s\", \"600/m\" or \"1000/h\", {range} of them");
+        let ValueKind::String(text) = &self.value.kind else {
+            self.mistake("is not a rate", &mend);
+            return None;
+        };
+        let (count, period) = parse_rate(text)
+            .inspect_err(|error| self.mistake(error.to_string(), &mend))
+            .ok()?;
+        let count = self.bounded(count, bounds, &mend)?;
+        let count = u32::try_from(count).ok().and_then(NonZeroU32::new)?;
+        Some((count, period))
+    }
+
+    /// A share from 0.01 to 1.0, in hundredths. It has a decimal point: `1` could be one of a hundred.
+    pub(super) fn percent(&self) -> Option<u8> {
+        let mend = "write a share with one or two decimals such as 0.8, from 0.01 to 1.0";
+        let ValueKind::Float(share) = self.value.kind else {
+            self.mistake("is not a share", mend);
+            return None;
+        };
+        let share = self.bounded(share, &(0.01..=1.0), mend)?;
+        let is = |percent: &u8| (f64::from(*percent) / 100.0 - share).abs() < 1e-9;
+        let percent = (1..=100).find(is);
+        if percent.is_none() {
+            self.mistake("has more than two decimals", mend);
+        }
+        percent
     }
 
     /// A whole number within bounds, in the type that holds it.

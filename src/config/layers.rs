@@ -203,6 +203,7 @@ impl Stack<'_> {
                 continue;
             };
             let origin = variable(name);
+            let key = self.respelled(&key);
             let root = key.split('.').next().unwrap_or_default();
             if LISTS.contains(&root) {
                 let problem = "is a list, which the environment cannot change";
@@ -219,6 +220,25 @@ impl Stack<'_> {
             merge(&mut layer, nest(&key, text, &origin), "", &[]);
         }
         merge(&mut self.layers.sections, layer, "", &SECRETS);
+    }
+
+    /// A variable's name has no case: what is meant is the key that the layers below have, `getStatus`
+    /// say, however it is spelled.
+    fn respelled(&self, key: &str) -> String {
+        let mut table = Some(&self.layers.sections);
+        let parts = key.split('.').map(|part| {
+            let mut known = table.into_iter().flatten();
+            let known = known.find(|(known, _)| known.eq_ignore_ascii_case(part));
+            table = known.and_then(|(_, value)| {
+                if let ValueKind::Table(inner) = &value.kind {
+                    return Some(inner);
+                }
+                None
+            });
+            known.map_or(part, |(known, _)| known)
+        });
+        let parts: Vec<&str> = parts.collect();
+        parts.join(".")
     }
 
     fn broken(&mut self, origin: &str, problem: &str, mend: &str) {

@@ -142,19 +142,38 @@ pub(super) fn is_variable(origin: &str) -> bool {
 
 /// ` (did you mean …)`, or which names there are where none is near.
 pub(super) fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let mut known: Vec<(f64, &str)> = known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(given, name), name))
-        .collect();
+    let mut known: Vec<(f64, &str)> = scored(given, known).collect();
     known.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     match known.as_slice() {
         [] => "remove it".to_owned(),
-        [(score, nearest), ..] if *score >= 0.75 => format!("did you mean `{nearest}`?"),
+        [(score, nearest), ..] if *score >= NEAR => format!("did you mean `{nearest}`?"),
         all => {
             let names: Vec<&str> = all.iter().map(|(_, name)| *name).collect();
             format!("known here, nearest first: {}", names.join(", "))
         }
     }
+}
+
+/// The known name that may have been meant, of too many to list.
+pub(super) fn nearest<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let best = scored(given, known).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.filter(|(score, _)| *score >= NEAR)
+        .map(|(_, name)| name)
+}
+
+/// How alike two names are, from 0 to 1, where one may have been meant by the other.
+const NEAR: f64 = 0.75;
+
+fn scored<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> impl Iterator<Item = (f64, &'a str)> {
+    known
+        .into_iter()
+        .map(move |name| (strsim::jaro_winkler(given, name), name))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tests of whole configurations: what is read, from where, and what is refused.
 
 mod broken;
+mod quota;
 mod remote;
 mod vault;
 
@@ -626,7 +627,7 @@ fn written_keys(text: &str) -> BTreeSet<String> {
         let Some((key, _)) = line.split_once(" = ") else {
             continue;
         };
-        if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+        if key.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
             keys.insert(format!("{section}.{key}"));
         }
     }
@@ -636,8 +637,8 @@ fn written_keys(text: &str) -> BTreeSet<String> {
 /// The keys that the code asks for: what it suggests for an unknown key in each section.
 fn asked_keys() -> BTreeSet<String> {
     let folder = Folder::new();
-    let sections =
-        "admin audit limits reload server server.http2 state telemetry upstream validation";
+    let sections = "admin audit limits quota quota.charge quota.cost reload server server.http2 state telemetry \
+         upstream validation";
     let text: String = BASE
         .lines()
         .map(|line| format!("{line}\n"))
@@ -654,9 +655,10 @@ fn asked_keys() -> BTreeSet<String> {
                   [[accounts]]\nid = \"second\"\n[accounts.probe]\nemail = \"a@b.example\"\nzz = 1\n\
                   [accounts.rotation]\nzz = 1\n[[accounts.credentials]]\nid = \"c2\"\nzz = 1\n\
                   user = { file = \"hmac\" }\npass = { file = \"pass\" }\n";
+    let quota = "[tenants.quota]\nzz = 1\n[tenants.per_subject]\nzz = 1\n";
     let vault = "[vault]\naddress = \"https://vault.example\"\nauth = \"token\"\n\
                  token = { file = \"hmac\" }\nzz = 1\n";
-    let text = text + remote + vault;
+    let text = text + quota + remote + vault;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
         .split(' ')
@@ -693,6 +695,10 @@ fn default_toml_shows_every_key_and_no_other() {
     assert!(asked.remove("accounts.credentials"));
     assert!(asked.remove("accounts.probe"));
     assert!(asked.remove("accounts.rotation"));
+    assert!(asked.remove("quota.charge"));
+    assert!(asked.remove("quota.cost"));
+    assert!(asked.remove("tenants.per_subject"));
+    assert!(asked.remove("tenants.quota"));
     assert_eq!(written_keys(layers::DEFAULTS), asked);
 }
 

@@ -770,11 +770,6 @@ const ENTRIES: &[Case] = &[
     ),
     (
         "account = \"main\"",
-        "account = \"main\"\nquota = { daily = 5 }",
-        "tenants[acme].quota",
-    ),
-    (
-        "account = \"main\"",
         "account = \"main\"\nisolation = \"quota\"",
         "tenants[acme].isolation",
     ),
