@@ -7,6 +7,7 @@
 //! is on disk. A store that cannot be read is an error, never an empty store.
 
 mod embedded;
+pub mod redis;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,10 @@ use std::{fmt, io, path::Path, path::PathBuf, time::Duration};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use self::embedded::{Decide, Embedded, Former};
+use self::{
+    embedded::{Decide, Embedded, Former},
+    redis::{dial::Fault, settings::Server},
+};
 use crate::ident::Pseudonym;
 
 /// How long an update may take, waiting for its turn included. A disk that takes longer is as good
@@ -116,6 +120,17 @@ pub enum OpenError {
         /// Its format.
         found: u32,
     },
+    /// Redis cannot be used.
+    #[error(
+        "Redis{} cannot be used ({fault}): mend that or `state.redis`, and start again; without its \
+         state the gateway does not start", of(server.as_ref())
+    )]
+    Redis {
+        /// The server that was asked.
+        server: Option<Server>,
+        /// What is wrong with it.
+        fault: Fault,
+    },
     /// No cryptography, or no thread.
     #[error("the system gives no {0}: try again, and look at its limits")]
     System(&'static str),
@@ -125,6 +140,10 @@ pub enum OpenError {
          `state.path` for an empty store", .0.display()
     )]
     WrongKey(PathBuf),
+}
+
+fn of(server: Option<&Server>) -> String {
+    server.map_or_else(String::new, |server| format!(" at {server}"))
 }
 
 impl Store {

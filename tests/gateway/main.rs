@@ -32,6 +32,7 @@ mod ownership;
 mod path;
 mod program;
 mod proxied;
+mod redis;
 mod reload;
 mod revocation;
 mod rotation;

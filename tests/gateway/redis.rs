@@ -1,0 +1,5 @@
+//! The state in Redis: a real server that is killed, stopped, cut off and restarted.
+
+pub mod server;
+
+mod link;
