@@ -17,6 +17,7 @@ mod book;
 mod bucket;
 mod keeper;
 mod portion;
+mod subjects;
 mod window;
 
 use std::{
@@ -41,6 +42,7 @@ pub use self::{
 use self::{
     book::{Book, Charged, Step},
     keeper::Message,
+    subjects::{SubjectKey, Subjects},
 };
 use crate::{
     auth::permit::Permit,
@@ -57,6 +59,11 @@ struct Now {
     wall: Timestamp,
     /// Nanoseconds since the quotas were opened.
     mono: u64,
+}
+
+/// The time from one moment to a later one.
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
 /// How nodes share their tenants.
@@ -113,6 +120,7 @@ struct Inner {
     books: Mutex<HashMap<TenantId, Arc<Book>>>,
     keeper: mpsc::UnboundedSender<Message>,
     shared: Option<Shared>,
+    subjects: Subjects,
     /// How long a request waits for allowance.
     patience: Duration,
     opened: Instant,
@@ -133,6 +141,7 @@ impl Quotas {
             books: Mutex::default(),
             keeper,
             shared: None,
+            subjects: Subjects::new(),
             patience: DISK_TIME,
             opened: clock::instant(),
         });
@@ -162,6 +171,12 @@ impl Quotas {
     }
 }
 
+impl From<Denied> for QuotaError {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
 impl Inner {
     fn now(&self) -> Now {
         let passed = clock::instant().saturating_duration_since(self.opened);
@@ -183,12 +198,26 @@ impl TenantQuota {
         self.book.limit(limits, &self.quotas.now());
     }
 
-    /// Decides on rate and concurrency.
-    pub async fn admit(&self, tariff: Tariff) -> Result<Admission, QuotaError> {
+    /// Decides on rate and concurrency, for a caller whose token has this subject.
+    pub async fn admit(
+        &self,
+        subject: Option<&str>,
+        limits: &Arc<Limits>,
+        tariff: Tariff,
+    ) -> Result<Admission, QuotaError> {
         let shared = self.quotas.shared.as_ref();
+        let subject = self.subject(subject, limits);
+        // First, so that one end user who is too fast takes nothing of the tenant's rate.
+        if let (Some(key), Some(rate)) = (subject, &limits.per_subject.rate) {
+            let now = self.quotas.now();
+            let subjects = &self.quotas.subjects;
+            subjects.admit(key, rate, &now, tariff.max_subjects)?;
+        }
         self.decide(|now| self.book.admit(now, shared)).await?;
         Ok(Admission {
             quota: self.clone(),
+            limits: Arc::clone(limits),
+            subject,
             tariff,
             charged: None,
             operation: None,
@@ -198,10 +227,19 @@ impl TenantQuota {
         })
     }
 
-    /// How the limits stand.
-    pub fn standings(&self) -> Vec<Standing> {
-        let shared = self.quotas.shared.as_ref();
-        self.book.standings(&self.quotas.now(), shared)
+    /// How the limits stand, for a caller with this subject.
+    pub fn standings(&self, subject: Option<&str>, limits: &Limits) -> Vec<Standing> {
+        let (now, shared) = (self.quotas.now(), self.quotas.shared.as_ref());
+        let mut standings = self.book.standings(&now, shared);
+        if let Some(key) = self.subject(subject, limits) {
+            standings.extend(self.quotas.subjects.standings(key, limits, &now));
+        }
+        standings
+    }
+
+    fn subject(&self, subject: Option<&str>, limits: &Limits) -> Option<SubjectKey> {
+        let limited = !limits.per_subject.is_empty();
+        limited.then(|| self.quotas.subjects.key(&self.book.tenant, subject))
     }
 
     /// Decides, and where allowance has to be had first waits for it, once for a time.
@@ -241,6 +279,9 @@ impl TenantQuota {
 /// it; dropped before anything was sent, it costs nothing but its place in the rate.
 pub struct Admission {
     quota: TenantQuota,
+    limits: Arc<Limits>,
+    /// Whose it is, where end users have limits.
+    subject: Option<SubjectKey>,
     tariff: Tariff,
     charged: Option<Charged>,
     operation: Option<Operation>,
@@ -256,9 +297,14 @@ impl Admission {
     pub async fn charge(&mut self, permit: &Permit, bytes: u64) -> Result<(), QuotaError> {
         let cost = (self.tariff.cost(permit.operation()), bytes);
         let quota = self.quota.clone();
+        if let Some(key) = self.subject {
+            let (now, subjects) = (quota.quotas.now(), &quota.quotas.subjects);
+            let room = self.tariff.max_subjects;
+            subjects.charge(key, &self.limits, cost.0, &now, room)?;
+        }
         let shared = quota.quotas.shared.as_ref();
         let charged = &mut self.charged;
-        quota
+        let decided = quota
             .decide(|now| {
                 let (step, charge) = quota.book.charge(cost, now, shared);
                 if let Step::Admit { .. } = step {
@@ -266,7 +312,11 @@ impl Admission {
                 }
                 step
             })
-            .await?;
+            .await;
+        if let Err(refused) = decided {
+            self.refund_subject(cost.0);
+            return Err(refused);
+        }
         self.operation = Some(permit.operation());
         self.bytes = bytes;
         Ok(())
@@ -296,16 +346,25 @@ impl Admission {
         self.end(outcome);
     }
 
+    fn refund(&self, charged: &Charged) {
+        self.quota.book.refund(charged);
+        self.refund_subject(charged.units);
+    }
+
+    fn refund_subject(&self, units: u64) {
+        if let Some(key) = self.subject {
+            let now = self.quota.quotas.now();
+            self.quota.quotas.subjects.refund(key, units, &now);
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         let Some(charged) = self.charged.take() else {
             return;
         };
         let ending = match outcome {
             Outcome::Sent(ending) => ending,
-            Outcome::Undone => {
-                self.quota.book.refund(&charged);
-                return;
-            }
+            Outcome::Undone => return self.refund(&charged),
         };
         let billing = match ending {
             Ending::Succeeded => Billing::Keep,
@@ -314,7 +373,7 @@ impl Admission {
             Ending::Unknown => self.tariff.unknown,
         };
         if billing == Billing::Refund {
-            self.quota.book.refund(&charged);
+            self.refund(&charged);
         }
         let Some(operation) = self.operation else {
             return;

@@ -19,13 +19,15 @@ use tokio::sync::Notify;
 use super::{
     Now, Shared,
     account::{Ending, Kind},
-    bucket::{Bucket, Pace, nanoseconds},
+    between,
+    bucket::{Bucket, Pace},
     portion::Portion,
+    subjects::fill_time,
     window::Window,
 };
 use crate::{
     ident::TenantId,
-    limits::{Limits, Policy, Rate},
+    limits::{Limits, Policy, Rate, calendar::Period},
     operation::Operation,
 };
 
@@ -347,10 +349,7 @@ fn rate_standing(
         policy: Policy::Rate,
         limit: u64::from(rate.burst.get()),
         left,
-        window: Some(Duration::from_nanos(
-            (nanoseconds(rate.period) / u64::from(rate.count.get()))
-                .saturating_mul(u64::from(rate.burst.get())),
-        )),
+        window: Some(fill_time(rate)),
         resets: Duration::from_nanos(resets),
     }
 }
@@ -395,11 +394,6 @@ fn period_standings(
     }
 }
 
-fn bounds(period: crate::limits::calendar::Period) -> (Timestamp, Timestamp) {
+fn bounds(period: Period) -> (Timestamp, Timestamp) {
     (period.start, period.end)
-}
-
-/// The time from one moment to a later one.
-fn between(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

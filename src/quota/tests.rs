@@ -41,9 +41,14 @@ impl World {
         }
     }
 
-    fn tenant(&self, limits: &Limits) -> TenantQuota {
-        let id: TenantId = "acme".try_into().unwrap();
-        self.quotas.of(&id, &Arc::new(limits.clone()))
+    fn tenant(&self, limits: &Limits) -> Tenant {
+        self.tenant_of("acme", limits)
+    }
+
+    fn tenant_of(&self, name: &str, limits: &Limits) -> Tenant {
+        let limits = Arc::new(limits.clone());
+        let quota = self.quotas.of(&name.try_into().unwrap(), &limits);
+        Tenant { quota, limits }
     }
 
     /// Ends in order, and begins anew.
@@ -64,6 +69,19 @@ impl World {
         drop(keeper.await);
         drop(quotas);
         Self::at(folder)
+    }
+}
+
+/// A tenant and its limits.
+#[derive(Clone)]
+struct Tenant {
+    quota: TenantQuota,
+    limits: Arc<Limits>,
+}
+
+impl Tenant {
+    async fn admit(&self) -> Result<Admission, QuotaError> {
+        self.quota.admit(Some("ann"), &self.limits, tariff()).await
     }
 }
 
@@ -104,14 +122,14 @@ fn tariff() -> Tariff {
 
 const WRITE: Permit = Permit::of(Operation::CreateOrUpdateCustomer);
 
-async fn charged(quota: &TenantQuota, bytes: u64) -> Result<Admission, QuotaError> {
-    let mut admission = quota.admit(tariff()).await?;
+async fn charged(quota: &Tenant, bytes: u64) -> Result<Admission, QuotaError> {
+    let mut admission = quota.admit().await?;
     admission.charge(&WRITE, bytes).await?;
     Ok(admission)
 }
 
 /// A request that was sent and answered.
-async fn served(quota: &TenantQuota) -> Result<(), QuotaError> {
+async fn served(quota: &Tenant) -> Result<(), QuotaError> {
     let mut admission = charged(quota, 1).await?;
     admission.sending(Operation::CreateOrUpdateCustomer);
     admission.replied(true);
@@ -126,8 +144,8 @@ fn policy(refused: QuotaError) -> Policy {
     denied.policy
 }
 
-fn left(quota: &TenantQuota, policy: Policy) -> u64 {
-    let standings = quota.standings();
+fn left(quota: &Tenant, policy: Policy) -> u64 {
+    let standings = quota.quota.standings(None, &quota.limits);
     let mut standings = standings.iter();
     standings.find(|s| s.policy == policy).unwrap().left
 }
@@ -136,8 +154,7 @@ fn left(quota: &TenantQuota, policy: Policy) -> u64 {
 async fn of_many_at_once_exactly_as_many_as_the_limit_are_admitted() {
     let world = World::start();
     for round in 0..50 {
-        let id: TenantId = format!("tenant-{round}").as_str().try_into().unwrap();
-        let quota = world.quotas.of(&id, &Arc::new(limited(100)));
+        let quota = world.tenant_of(&format!("tenant-{round}"), &limited(100));
         let tasks = (0..200).map(|_| {
             let quota = quota.clone();
             TaskTracker::new().spawn(async move { served(&quota).await.is_ok() })
@@ -239,12 +256,12 @@ async fn so_many_at_a_time() {
         concurrency,
         ..none()
     });
-    let first = quota.admit(tariff()).await.unwrap();
-    let second = quota.admit(tariff()).await.unwrap();
-    let refused = quota.admit(tariff()).await.err().unwrap();
+    let first = quota.admit().await.unwrap();
+    let second = quota.admit().await.unwrap();
+    let refused = quota.admit().await.err().unwrap();
     assert_eq!(policy(refused), Policy::Concurrency);
     drop(first);
-    let third = quota.admit(tariff()).await.unwrap();
+    let third = quota.admit().await.unwrap();
     assert_eq!(left(&quota, Policy::Concurrency), 0);
     drop((second, third));
     assert_eq!(left(&quota, Policy::Concurrency), 2);
@@ -267,12 +284,12 @@ async fn a_restart_gives_no_second_burst_and_a_crash_none_at_all() {
     let world = World::start();
     let quota = world.tenant(&per_hour(3));
     for _ in 0..2 {
-        quota.admit(tariff()).await.unwrap();
+        quota.admit().await.unwrap();
     }
     let world = world.restart().await;
     let quota = world.tenant(&per_hour(3));
-    quota.admit(tariff()).await.unwrap();
-    let refused = quota.admit(tariff()).await.err().unwrap();
+    quota.admit().await.unwrap();
+    let refused = quota.admit().await.err().unwrap();
     let QuotaError::Denied(denied) = refused else {
         panic!("{refused:?}")
     };
@@ -280,9 +297,9 @@ async fn a_restart_gives_no_second_burst_and_a_crash_none_at_all() {
     assert!(denied.retry_after <= Duration::from_mins(6), "{denied:?}");
 
     let world = World::start();
-    world.tenant(&per_hour(3)).admit(tariff()).await.unwrap();
+    world.tenant(&per_hour(3)).admit().await.unwrap();
     let world = world.crash().await;
-    let refused = world.tenant(&per_hour(3)).admit(tariff()).await.err();
+    let refused = world.tenant(&per_hour(3)).admit().await.err();
     assert_eq!(policy(refused.unwrap()), Policy::Rate);
 }
 
@@ -293,12 +310,12 @@ async fn other_limits_hold_at_once_and_what_was_used_stays_used() {
     for _ in 0..5 {
         served(&quota).await.unwrap();
     }
-    quota.limit(&Arc::new(limited(7)));
+    quota.quota.limit(&Arc::new(limited(7)));
     for _ in 0..2 {
         served(&quota).await.unwrap();
     }
     assert_eq!(policy(served(&quota).await.unwrap_err()), Policy::Daily);
-    quota.limit(&Arc::new(limited(3)));
+    quota.quota.limit(&Arc::new(limited(3)));
     assert_eq!(left(&quota, Policy::Daily), 0);
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Active, Denied, Step, between};
+use super::{Active, Denied, Step};
 use crate::{
     limits::{Limits, Policy},
     quota::{
-        Away, Now, Shared,
+        Away, Now, Shared, between,
         bucket::Pace,
         window::{Meter, Window},
     },
