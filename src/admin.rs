@@ -28,6 +28,7 @@ use crate::{
     customer::import::Importer,
     ident::TenantId,
     metrics::Levels,
+    quota::Quotas,
     reload::Reloads,
     rotator::{AccountStanding, Rotator},
     segments::Segments,
@@ -64,6 +65,8 @@ pub struct Admin {
     pub terms: Terms,
     /// What writes down older customers, for each tenant that has a ledger.
     pub importers: HashMap<TenantId, Importer>,
+    /// What tenants have used.
+    pub quotas: Quotas,
     /// The bodies held now.
     pub budget: ByteBudget,
     /// The public listener's connections.
@@ -161,6 +164,7 @@ impl Admin {
                 metrics.credential(&account.id, standing);
             }
         }
+        self.observers.metrics.quotas(&self.quotas.active());
         let page = self.observers.metrics.render(&Levels {
             body_memory: self.budget.in_use(),
             body_memory_limit: self.budget.total(),

@@ -32,7 +32,7 @@ use self::{
     watching::{Watched, keep_watch},
 };
 use crate::{
-    audit::AuditTrail,
+    audit::{AuditTrail, Deed},
     auth::{register::Register, revocation::request::Terms},
     clock,
     config::{Config, origin::Origin, sources::Fingerprint},
@@ -42,6 +42,7 @@ use crate::{
     metrics::Metrics,
     payload::Rules,
     pipeline::Grant,
+    quota::{Crossed, Keeper, Quotas},
     reload::{Reloads, Request},
     rotator::{Plan, Rotator, Unread},
     server::{self, Cut},
@@ -121,6 +122,7 @@ fn lines(unread: &[Unread]) -> String {
 pub struct App {
     live: Arc<Live>,
     lasting: Arc<Lasting>,
+    keeper: Keeper,
     fixed: Fixed,
     origin: Origin,
     fingerprint: Fingerprint,
@@ -139,6 +141,7 @@ impl App {
     pub async fn build(mut config: Config, edges: Edges) -> Result<Self, StartError> {
         let store = Store::open(&config.state_path, &config.state_key)?;
         let (ledger, known) = (Ledger::new(store.clone()), store.clone());
+        let (quotas, keeper) = Quotas::open(store.clone(), config.pseudonyms.clone());
         let revocations = std::mem::take(&mut config.revocations);
         let register = Register::open(store, config.pseudonyms.clone(), revocations);
         let register = Arc::new(register.await?);
@@ -156,6 +159,7 @@ impl App {
         let (reloads, requests) = Reloads::channel();
         let lasting = Arc::new(Lasting {
             ledger,
+            quotas,
             register,
             observers,
             reloads,
@@ -177,6 +181,7 @@ impl App {
         Ok(Self {
             live: Arc::new(Live::new(snapshot)),
             lasting,
+            keeper,
             fixed,
             origin,
             fingerprint,
@@ -203,6 +208,9 @@ impl App {
         upkeep.spawn(register.keep_tidy(ending.clone()));
         live.current().start_fetching(None, upkeep);
         upkeep.spawn(Arc::clone(&lasting.rotator).run(ending.clone()));
+        let observers = Arc::clone(&lasting.observers);
+        let tell = move |tenant: &TenantId, crossed: &Crossed| warn(&observers, tenant, crossed);
+        upkeep.spawn(self.keeper.run(tell));
         let listeners = Listeners::open(
             Arc::clone(&live),
             Arc::clone(&lasting),
@@ -240,11 +248,14 @@ impl App {
         ending.cancel();
         operators.close();
         operators.wait().await;
-        // What is known of credentials is written down once more.
+        // What is known of credentials is written down once more, and what was used of quotas.
         lasting.upkeep.close();
-        let written = timeout(LAST_WRITE, lasting.upkeep.wait()).await;
-        if written.is_err() {
-            tracing::warn!("the last state of some credentials was not written");
+        let last = async { tokio::join!(lasting.quotas.close(), lasting.upkeep.wait()) };
+        if timeout(LAST_WRITE, last).await.is_err() {
+            tracing::warn!(
+                "the last state of some credentials or quotas was not written; of a quota that is no more \
+                 than what was taken ahead"
+            );
         }
         settled && cut() == before
     }
@@ -252,6 +263,22 @@ impl App {
 
 /// How long what goes on in the background may take to end.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+
+/// Tells of a soft limit that was crossed.
+fn warn(observers: &Observers, tenant: &TenantId, crossed: &Crossed) {
+    let (policy, limit, taken) = (crossed.policy.name(), crossed.limit, crossed.taken);
+    tracing::warn!(
+        tenant.id = %tenant, policy, limit, taken,
+        "a tenant comes close to a limit: grant more (`usage grant`), or raise it"
+    );
+    observers.metrics.quota_warned(tenant, crossed.policy);
+    observers.record(Deed::QuotaWarning {
+        tenant: tenant.as_str(),
+        policy,
+        limit,
+        taken,
+    });
+}
 
 /// A revocation is kept by its issuer's id; under another one it would silently be gone.
 async fn warn_of_lost(register: &Register, terms: &Terms) -> Result<(), StoreError> {
@@ -292,7 +319,12 @@ pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, I
         .collect()
 }
 
-fn grants(tenants: Vec<Tenant>, accounts: &Plan, rules: &Rules) -> HashMap<TenantId, Grant> {
+fn grants(
+    tenants: Vec<Tenant>,
+    accounts: &Plan,
+    rules: &Rules,
+    quotas: &Quotas,
+) -> HashMap<TenantId, Grant> {
     let grant = |tenant: Tenant| {
         let (account, pool) = accounts.of(&tenant.account)?;
         let grant = Grant {
@@ -302,6 +334,7 @@ fn grants(tenants: Vec<Tenant>, accounts: &Plan, rules: &Rules) -> HashMap<Tenan
             },
             credentials: Arc::clone(pool),
             email_case: account.email_case,
+            quota: quotas.of(&tenant.id, &tenant.limits),
             tenant,
         };
         Some((grant.tenant.id.clone(), grant))

@@ -146,6 +146,17 @@ pub enum Deed<'a> {
         /// Why.
         reason: &'static str,
     },
+    /// A tenant has taken so much of a limit that somebody is told.
+    QuotaWarning {
+        /// The tenant.
+        tenant: &'a str,
+        /// The limit.
+        policy: &'static str,
+        /// How much it is.
+        limit: u64,
+        /// How much of it is taken.
+        taken: u64,
+    },
 }
 
 /// How a request that passed authentication ended.
@@ -221,6 +232,8 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
+    /// The gateway answered it by itself.
+    Answer,
     /// It was sent upstream.
     Forward,
     /// It was not.

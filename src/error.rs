@@ -14,7 +14,9 @@ use crate::{
     body::BodyError,
     credential::pool::LeaseError,
     customer::OwnershipError,
+    limits::Policy,
     payload::PayloadError,
+    quota::{Denied, QuotaError},
     route::RouteError,
     upstream::{
         client::{Failure, SendError},
@@ -45,6 +47,8 @@ pub enum GatewayError {
     Own(OwnershipError),
     /// The body is not what a service takes.
     Payload(PayloadError),
+    /// A limit of the tenant's is reached, or that cannot be told.
+    Quota(QuotaError),
     /// The upstream answered with a refusal, or with nothing that the vendor documents.
     Refuse(Refusal),
     /// The request is not one that is served here.
@@ -67,7 +71,7 @@ macro_rules! from {
 
 from! {
     Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Lease(LeaseError),
-    Own(OwnershipError), Payload(PayloadError),
+    Own(OwnershipError), Payload(PayloadError), Quota(QuotaError),
     Refuse(Refusal), Route(RouteError), Send(SendError),
 }
 
@@ -112,6 +116,14 @@ impl GatewayError {
                 PayloadError::MalformedJson { .. } => ErrorCode::MalformedJson,
                 PayloadError::UnknownService => ErrorCode::UnknownService,
             },
+            Self::Quota(QuotaError::Denied(Denied { policy, .. })) => match policy {
+                Policy::Rate | Policy::SubjectRate => ErrorCode::RateLimited,
+                Policy::Concurrency => ErrorCode::TooManyConcurrentRequests,
+                Policy::BytesDaily | Policy::Daily | Policy::Monthly | Policy::SubjectDaily => {
+                    ErrorCode::QuotaExhausted
+                }
+            },
+            Self::Quota(QuotaError::Unavailable) => ErrorCode::StateUnavailable,
             Self::Refuse(refusal) => match refusal {
                 Refusal::CredentialsRejected => ErrorCode::UpstreamCredentialsRejected,
                 Refusal::Echo | Refusal::Malformed(_) => ErrorCode::UpstreamMalformed,
@@ -145,6 +157,7 @@ impl GatewayError {
             Self::Authorize(error) => error.reason(),
             Self::Lease(error) => error.reason(),
             Self::Own(error) => error.reason(),
+            Self::Quota(QuotaError::Denied(denied)) => denied.policy.name(),
             Self::Refuse(refusal) => refusal.reason(),
             Self::Send(error) => error.reason(),
             Self::Body(BodyError::TooSlow) => "body_too_slow",
@@ -154,6 +167,7 @@ impl GatewayError {
             | Self::Internal
             | Self::OverService(_)
             | Self::Payload(_)
+            | Self::Quota(QuotaError::Unavailable)
             | Self::Route(_)
             | Self::TenantDisabled => self.code().as_str(),
         }
@@ -239,15 +253,19 @@ codes! {
     IssuerUnavailable = 503 "issuer_unavailable" Gateway "The issuer's keys are not available",
     LengthRequired = 411 "length_required" Caller "A Content-Length is required",
     MalformedJson = 400 "malformed_json" Caller "The body is not one JSON document",
-    MethodNotAllowed = 405 "method_not_allowed" Caller "Only POST is served here",
+    MethodNotAllowed = 405 "method_not_allowed" Caller "The method is not served here",
     MissingToken = 401 "missing_token" Caller "A bearer token is required",
     NotFound = 404 "not_found" Caller "Nothing is served at this path",
     Overloaded = 503 "overloaded" Gateway "The gateway is at its limit",
     PayloadTooLarge = 413 "payload_too_large" Caller "The body is too large",
+    QuotaExhausted = 429 "quota_exhausted" Caller "A quota of the tenant's is used up",
+    RateLimited = 429 "rate_limited" Caller "Requests come faster than they may",
     RequestTimeout = 408 "request_timeout" Caller "The body did not arrive in time",
     ServiceNotAllowed = 403 "service_not_allowed" Caller "The service is not open to this caller",
     StateUnavailable = 503 "state_unavailable" Gateway "The gateway cannot reach its own state",
     TenantDisabled = 403 "tenant_disabled" Caller "The tenant is switched off",
+    TooManyConcurrentRequests = 429 "too_many_concurrent_requests" Caller
+        "More requests are under way than may be",
     UnknownService = 400 "unknown_service" Caller "The service is not known",
     UnsupportedMediaType = 415 "unsupported_media_type" Caller "The body must be plain JSON",
     UriTooLong = 414 "uri_too_long" Caller "The request target is too long",

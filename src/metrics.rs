@@ -23,6 +23,8 @@ use crate::{
     auth::jwks::KeysStatus,
     credential::{pool::Standing, rotation::State},
     ident::{AccountId, CredentialId, IssuerId, TenantId},
+    limits::Policy,
+    quota,
 };
 
 /// What is counted; one instance a process.
@@ -45,6 +47,10 @@ pub struct Metrics {
     credential_changes: Family<ChangeLabels, Counter>,
     credential_unread: Family<CredentialLabels, Counter>,
     account_usable: Family<AccountLabels, Gauge>,
+    quota_denied: Family<PolicyLabels, Counter>,
+    quota_warnings: Family<PolicyLabels, Counter>,
+    quota_limit: Family<PolicyLabels, Gauge>,
+    quota_left: Family<PolicyLabels, Gauge>,
     config_reloads: Family<ReloadLabels, Counter>,
     config_last_reload_success: Gauge,
     config_last_success: Gauge,
@@ -173,6 +179,21 @@ struct ChangeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    tenant: TenantLabel,
+    policy: &'static str,
+}
+
+impl PolicyLabels {
+    fn new(tenant: &TenantId, policy: Policy) -> Self {
+        Self {
+            tenant: TenantLabel(Some(tenant.clone())),
+            policy: policy.name(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -214,6 +235,10 @@ impl Metrics {
             credential_changes: Family::default(),
             credential_unread: Family::default(),
             account_usable: Family::default(),
+            quota_denied: Family::default(),
+            quota_warnings: Family::default(),
+            quota_limit: Family::default(),
+            quota_left: Family::default(),
             config_reloads: Family::default(),
             config_last_reload_success: Gauge::default(),
             config_last_success: Gauge::default(),
@@ -269,6 +294,7 @@ impl Metrics {
         );
         self.register_issuers(registry);
         self.register_credentials(registry);
+        self.register_quotas(registry);
     }
 
     fn register_credentials(&self, registry: &mut Registry) {
@@ -304,6 +330,60 @@ impl Metrics {
             self.credential_unread.clone(),
         );
         self.register_reloads(registry);
+    }
+
+    fn register_quotas(&self, registry: &mut Registry) {
+        registry.register(
+            "quota_denied",
+            "Requests that a limit of their tenant's refused",
+            self.quota_denied.clone(),
+        );
+        registry.register(
+            "quota_warnings",
+            "How often a tenant came close to a limit (`warn_at`)",
+            self.quota_warnings.clone(),
+        );
+        registry.register(
+            "quota_limit",
+            "A limit of a tenant that was active, with what was granted on top",
+            self.quota_limit.clone(),
+        );
+        registry.register(
+            "quota_left",
+            "What is left of it, as far as this node knows",
+            self.quota_left.clone(),
+        );
+    }
+
+    /// Counts a request that a limit refused.
+    pub fn quota_denied(&self, tenant: &TenantId, policy: Policy) {
+        self.quota_denied
+            .get_or_create(&PolicyLabels::new(tenant, policy))
+            .inc();
+    }
+
+    /// Counts a soft limit that was crossed.
+    pub fn quota_warned(&self, tenant: &TenantId, policy: Policy) {
+        self.quota_warnings
+            .get_or_create(&PolicyLabels::new(tenant, policy))
+            .inc();
+    }
+
+    /// Puts how limits stand in the place of how they stood.
+    pub fn quotas(&self, standings: &[(TenantId, Vec<quota::Standing>)]) {
+        self.quota_limit.clear();
+        self.quota_left.clear();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (tenant, standings) in standings {
+            for standing in standings {
+                let labels = PolicyLabels::new(tenant, standing.policy);
+                let limit = self.quota_limit.get_or_create(&labels);
+                limit.set(gauge(standing.limit));
+                drop(limit);
+                let left = self.quota_left.get_or_create(&labels);
+                left.set(gauge(standing.left));
+            }
+        }
     }
 
     fn register_issuers(&self, registry: &mut Registry) {

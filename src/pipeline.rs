@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio_util::task::TaskTracker;
 
@@ -34,13 +34,15 @@ use crate::{
     customer::{CustomerKey, EmailCase, Ledger, OwnershipError},
     error::{ErrorCode, GatewayError},
     ident::TenantId,
+    limits::{Limits, Tariff},
     operation::Operation,
     payload::{
         PayloadError, Rules, Submission,
         lift::{Lifted, Lifter, SKELETON_LIMIT},
     },
+    quota::{Admission, Ending, Outcome, Standing, TenantQuota},
     reply,
-    route::{RouteSettings, route},
+    route::{RouteSettings, Target, route},
     segments::Segments,
     tenant::{Disclosure, Isolation, Tenant, Unowned},
     trail::{Observers, Trail},
@@ -64,6 +66,8 @@ pub struct Gateway {
     pub authenticator: Authenticator,
     /// What each tenant may do, and with which credential.
     pub tenants: HashMap<TenantId, Grant>,
+    /// What requests cost of their tenant's quotas.
+    pub tariff: Tariff,
     /// Which tenant owns which customer.
     pub ledger: Ledger,
     /// How bodies are read.
@@ -88,6 +92,8 @@ pub struct Grant {
     pub credentials: Arc<Pool>,
     /// How its account's customers are told apart.
     pub email_case: EmailCase,
+    /// What it may use, and has used.
+    pub quota: TenantQuota,
 }
 
 impl Grant {
@@ -106,15 +112,47 @@ impl Grant {
 /// Everything that the second half needs, and nothing of the connection.
 struct Job {
     sealed: SealedRequest,
-    operation: Operation,
+    permit: Permit,
     disclosure: Disclosure,
     credentials: Arc<Pool>,
-    /// Whether the caller's next proof needs a nonce.
-    needs_nonce: bool,
     /// What is to be known of the customer first; nothing where the tenant has its account alone.
     ownership: Option<Ownership>,
     /// The body's share of the byte budget, held until the upstream has answered.
     _share: BudgetPermit,
+}
+
+impl Job {
+    const fn operation(&self) -> Operation {
+        self.permit.operation()
+    }
+}
+
+/// What there is to do when the first half is through.
+enum Prepared {
+    /// Tell the tenant how it stands.
+    Report(TenantId),
+    /// Send this.
+    Send(Job, Admission),
+}
+
+/// What a request takes with it on its way: what is remembered of it, and the place and the charge that
+/// its tenant's limits gave it.
+struct Journey {
+    trail: Trail,
+    admission: Admission,
+}
+
+/// Whose limits an answer names.
+struct Metered {
+    caller: Arc<Caller>,
+    limits: Arc<Limits>,
+    quota: TenantQuota,
+}
+
+impl Metered {
+    fn standings(&self) -> Vec<Standing> {
+        self.quota.standings(self.caller.subject(), &self.limits)
+    }
 }
 
 impl Gateway {
@@ -126,19 +164,25 @@ impl Gateway {
     {
         let mut trail = Trail::begin(&self.observers);
         let id = trail.id();
-        let (parts, body) = request.into_parts();
-        let prepared = AssertUnwindSafe(self.prepare(&parts, body, peer, &mut trail))
+        let mut metered = None;
+        let prepared = AssertUnwindSafe(self.prepare(request, peer, &mut trail, &mut metered))
             .catch_unwind()
             .await;
         let error = match prepared {
-            Ok(Ok(job)) => {
-                let needs_nonce = job.needs_nonce;
-                let settled = Unstoppable::new(Arc::clone(&self).settle(job, trail), &self.tasks);
+            Ok(Ok(Prepared::Send(job, admission))) => {
+                let journey = Journey { trail, admission };
+                let settled = Unstoppable::new(Arc::clone(&self).settle(job, journey), &self.tasks);
                 let settled = AssertUnwindSafe(settled).catch_unwind().await;
                 // A panic was recorded by the trail that it unwound through.
                 let response =
                     settled.unwrap_or_else(|_| reply::problem(&GatewayError::Internal, id));
-                return self.with_nonce(response, needs_nonce);
+                return self.addressed(response, metered.as_ref(), false);
+            }
+            Ok(Ok(Prepared::Report(tenant))) => {
+                let standings = metered.as_ref().map(Metered::standings).unwrap_or_default();
+                let response = reply::usage(&tenant, &standings, id);
+                trail.succeed(&response);
+                return self.addressed(response, metered.as_ref(), false);
             }
             Ok(Err(error)) => error,
             Err(_panic) => {
@@ -148,12 +192,21 @@ impl Gateway {
         };
         let response = reply::problem(&error, id);
         trail.fail(&error, &response);
-        self.with_nonce(response, error.code() == ErrorCode::UseDpopNonce)
+        let needs_nonce = error.code() == ErrorCode::UseDpopNonce;
+        self.addressed(response, metered.as_ref(), needs_nonce)
     }
 
-    /// An answer with a nonce for the client's next proof, where it needs one.
-    fn with_nonce(&self, response: Response<Segments>, needed: bool) -> Response<Segments> {
-        if needed {
+    /// A response with what its caller is to know besides: how its limits stand, and a nonce for its
+    /// next proof where it needs one.
+    fn addressed(
+        &self,
+        response: Response<Segments>,
+        to: Option<&Metered>,
+        needs_nonce: bool,
+    ) -> Response<Segments> {
+        let standings = to.map(Metered::standings).unwrap_or_default();
+        let response = reply::with_limits(response, &standings);
+        if needs_nonce || to.is_some_and(|to| to.caller.needs_nonce()) {
             return reply::with_nonce(response, self.authenticator.nonce(clock::now()));
         }
         response
@@ -171,20 +224,37 @@ impl Gateway {
     /// From the head of a request to a body that is ready to be sent.
     async fn prepare<B>(
         &self,
-        parts: &Parts,
-        body: B,
+        request: Request<B>,
         peer: Client,
         trail: &mut Trail,
-    ) -> Result<Job, GatewayError>
+        metered: &mut Option<Metered>,
+    ) -> Result<Prepared, GatewayError>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let routed = route(parts, self.route)?;
+        let (parts, body) = request.into_parts();
+        let routed = route(&parts, self.route)?;
         let client = self.proxies.client(peer, &parts.headers);
         trail.called_from(client);
-        let caller = self.authenticator.authenticate(parts, clock::now()).await?;
+        let caller = self
+            .authenticator
+            .authenticate(&parts, clock::now())
+            .await?;
         trail.authenticated(&caller);
         let grant = self.grant(&caller, client)?;
+        let (quota, limits) = (&grant.quota, &grant.tenant.limits);
+        let metered = metered.insert(Metered {
+            caller: Arc::clone(&caller),
+            limits: Arc::clone(limits),
+            quota: quota.clone(),
+        });
+        if routed.target() == Target::Usage {
+            // What it says is free, so that who waits can see for how long.
+            metered.quota.look().await?;
+            return Ok(Prepared::Report(grant.tenant.id.clone()));
+        }
+        let subject = caller.subject();
+        let mut admission = quota.admit(subject, limits, self.tariff).await?;
         let declared = routed.declare()?;
         trail.named_by_client(declared.client_request_id);
         // The scopes bound the body before a byte of it is read: who may not create customers has
@@ -206,7 +276,11 @@ impl Gateway {
         let raw = body::read(body, size, &self.budget, &self.body, watch).await?;
         trail.received(raw.len());
         let lifted = lifter.finish(raw.frames()).map_err(PayloadError::from)?;
-        self.accept(raw, &lifted, &caller, grant, trail)
+        let bytes = raw.len();
+        let job = self.accept(raw, &lifted, &caller, grant, trail)?;
+        // Only what could be sent is paid for.
+        admission.charge(&job.permit, bytes).await?;
+        Ok(Prepared::Send(job, admission))
     }
 
     /// What the caller's tenant may do, if it may be called from where the client is.
@@ -243,10 +317,9 @@ impl Gateway {
         Ok(Job {
             sealed,
             ownership: self.ownership(&submission, permit, grant),
-            operation,
+            permit,
             disclosure: grant.tenant.response,
             credentials: Arc::clone(&grant.credentials),
-            needs_nonce: caller.needs_nonce(),
             _share: raw.into_parts().1,
         })
     }
@@ -273,8 +346,12 @@ impl Gateway {
     }
 
     /// From the first byte upstream to the response. Runs to its end whatever the client does.
-    async fn settle(self: Arc<Self>, job: Job, mut trail: Trail) -> Response<Segments> {
-        match self.ask(&job, &mut trail).await {
+    async fn settle(self: Arc<Self>, job: Job, mut journey: Journey) -> Response<Segments> {
+        let asked = self.ask(&job, &mut journey).await;
+        let Journey { trail, admission } = journey;
+        let outcome = outcome_of(&asked, &admission);
+        admission.settle(outcome);
+        match asked {
             Ok(body) => {
                 let response = reply::answer(body, trail.id());
                 trail.succeed(&response);
@@ -289,17 +366,18 @@ impl Gateway {
         }
     }
 
-    async fn ask(&self, job: &Job, trail: &mut Trail) -> Result<Segments, GatewayError> {
+    async fn ask(&self, job: &Job, journey: &mut Journey) -> Result<Segments, GatewayError> {
         match &job.ownership {
-            Some(own) => self.ask_as_owner(own, job, trail).await,
-            None => self.forward(job, trail).await,
+            Some(own) => self.ask_as_owner(own, job, journey).await,
+            None => self.forward(job, journey).await,
         }
     }
 
-    async fn forward(&self, job: &Job, trail: &mut Trail) -> Result<Segments, GatewayError> {
+    async fn forward(&self, job: &Job, journey: &mut Journey) -> Result<Segments, GatewayError> {
         let answer = self
-            .exchange(&job.sealed, job.operation, job, trail)
+            .exchange(&job.sealed, job.operation(), job, journey)
             .await?;
+        let trail = &mut journey.trail;
         trail.understood(answer.customer_status(), answer.dropped());
         Ok(answer.render())
     }
@@ -311,11 +389,11 @@ impl Gateway {
         sealed: &SealedRequest,
         operation: Operation,
         job: &Job,
-        trail: &mut Trail,
+        journey: &mut Journey,
     ) -> Result<Answer, GatewayError> {
-        let answer = self.attempt(sealed, operation, job, trail).await;
+        let answer = self.attempt(sealed, operation, job, journey).await;
         if let Err(GatewayError::Refuse(Refusal::CredentialsRejected)) = answer {
-            return self.attempt(sealed, operation, job, trail).await;
+            return self.attempt(sealed, operation, job, journey).await;
         }
         answer
     }
@@ -325,11 +403,14 @@ impl Gateway {
         sealed: &SealedRequest,
         operation: Operation,
         job: &Job,
-        trail: &mut Trail,
+        journey: &mut Journey,
     ) -> Result<Answer, GatewayError> {
         let lease = job.credentials.lease(self.upstream.timeout()).await?;
+        let Journey { trail, admission } = journey;
         trail.sending(lease.id());
+        admission.sending(operation);
         let sent = self.upstream.send(sealed, lease.credential()).await;
+        admission.replied(sent.as_ref().map_or_else(|error| error.sent(), |_| true));
         trail.replied(sent.as_ref().ok().map(|reply| reply.status().as_u16()));
         let echo = lease.credential().echo();
         let answer = interpret(&sent?, operation, job.disclosure, echo);
@@ -381,6 +462,25 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
             drop(self.tasks.spawn(future));
         }
     }
+}
+
+/// What came of a request, for its charge.
+fn outcome_of(asked: &Result<Segments, GatewayError>, admission: &Admission) -> Outcome {
+    let ending = match asked {
+        Ok(_) => Ending::Succeeded,
+        Err(GatewayError::Refuse(refusal)) => match refusal {
+            // A login that was refused did nothing.
+            Refusal::CredentialsRejected => return Outcome::Undone,
+            Refusal::Echo | Refusal::Malformed(_) => Ending::Unknown,
+            Refusal::NotFound { .. } | Refusal::Refused { .. } => Ending::Refused,
+            Refusal::Unavailable { .. } => Ending::Unavailable,
+        },
+        Err(GatewayError::Send(error)) if error.sent() => Ending::Unknown,
+        // A question of our own was answered, and that was the end of it.
+        Err(GatewayError::Own(_)) if admission.was_sent() => Ending::Refused,
+        Err(_) => return Outcome::Undone,
+    };
+    Outcome::Sent(ending)
 }
 
 /// Tells a person what only a person can mend.

@@ -162,6 +162,16 @@ impl Quotas {
         }
     }
 
+    /// How the limits of those tenants stand that were active, as far as this node knows.
+    pub fn active(&self) -> Vec<(TenantId, Vec<Standing>)> {
+        let (now, shared) = (self.0.now(), self.0.shared.as_ref());
+        let books = self.0.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = books.values().filter(|book| book.is_active());
+        active
+            .map(|book| (book.tenant.clone(), book.standings(&now, shared)))
+            .collect()
+    }
+
     /// Has what is not used written down, and everything that happened.
     pub async fn close(&self) {
         let (done, ended) = oneshot::channel();
@@ -225,6 +235,21 @@ impl TenantQuota {
             bytes: 0,
             sent: false,
         })
+    }
+
+    /// Has it looked at what was used before this process, or by other nodes, where that is not known.
+    pub async fn look(&self) -> Result<(), QuotaError> {
+        let now = self.quotas.now();
+        if !self.book.is_stale(&now, self.quotas.shared.is_some()) {
+            return Ok(());
+        }
+        let (done, looked) = oneshot::channel();
+        let message = Message::Survey(vec![Arc::clone(&self.book)], done);
+        drop(self.quotas.keeper.send(message));
+        match timeout_at(clock::instant() + self.quotas.patience, looked).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(_) | Err(_) => Err(QuotaError::Unavailable),
+        }
     }
 
     /// How the limits stand, for a caller with this subject.
@@ -320,6 +345,11 @@ impl Admission {
         self.operation = Some(permit.operation());
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Whether anything was sent for it.
+    pub const fn was_sent(&self) -> bool {
+        self.sent
     }
 
     /// Notes that a request is about to leave for DCAMS.

@@ -4,6 +4,8 @@
 //! says fixed English, names of members and the upstream's checked message; never a value of the
 //! request, never why a token was refused.
 
+use std::{fmt::Write as _, time::Duration};
+
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -17,10 +19,13 @@ use crate::{
         permit::PermitError,
     },
     body::BodyError,
+    clock,
     customer::OwnershipError,
     error::{ErrorCode, GatewayError},
-    ident::RequestId,
+    ident::{RequestId, TenantId},
+    limits::Policy,
     payload::{PayloadError, Violation},
+    quota::{QuotaError, Standing},
     route::RouteError,
     segments::Segments,
     upstream::verdict::{self, Refusal},
@@ -28,6 +33,8 @@ use crate::{
 
 /// The header that carries the gateway's id of a request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// A success: the upstream's documented fields as JSON.
 pub fn answer(body: Segments, id: RequestId) -> Response<Segments> {
@@ -73,8 +80,99 @@ pub fn with_nonce(mut response: Response<Segments>, nonce: HeaderValue) -> Respo
     response
 }
 
+/// A response to an authenticated caller, with its limits and how they stand
+/// (draft-ietf-httpapi-ratelimit-headers-11). Nothing is added where there are none.
+pub fn with_limits(mut response: Response<Segments>, standings: &[Standing]) -> Response<Segments> {
+    if standings.is_empty() {
+        return response;
+    }
+    let (mut policies, mut now) = (String::new(), String::new());
+    for standing in standings {
+        let (name, limit) = (standing.policy.name(), standing.limit);
+        let comma = if now.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(policies, "{comma}\"{name}\";q={limit}");
+        if let Some(window) = standing.window {
+            let _ = write!(policies, ";w={}", whole_seconds(window));
+        }
+        if let Some(unit) = unit(standing.policy) {
+            let _ = write!(policies, ";qu=\"{unit}\"");
+        }
+        let (left, resets) = (standing.left, whole_seconds(standing.resets));
+        let _ = write!(now, "{comma}\"{name}\";r={left};t={resets}");
+    }
+    for (name, text) in [(RATELIMIT_POLICY, policies), (RATELIMIT, now)] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+/// What a policy counts, where that is not requests.
+const fn unit(policy: Policy) -> Option<&'static str> {
+    match policy {
+        Policy::BytesDaily => Some("content-bytes"),
+        Policy::Concurrency => Some("concurrent-requests"),
+        Policy::Daily
+        | Policy::Monthly
+        | Policy::Rate
+        | Policy::SubjectDaily
+        | Policy::SubjectRate => None,
+    }
+}
+
+/// Rounded up: so long is enough.
+fn whole_seconds(duration: Duration) -> u64 {
+    let more = u64::from(duration.subsec_nanos() > 0);
+    duration.as_secs().saturating_add(more)
+}
+
+/// How a token's own tenant stands.
+pub fn usage(tenant: &TenantId, standings: &[Standing], id: RequestId) -> Response<Segments> {
+    let now = clock::now();
+    let limit = |standing: &Standing| UsedLimit {
+        policy: standing.policy.name(),
+        unit: unit(standing.policy).unwrap_or("requests"),
+        limit: standing.limit,
+        used: standing.limit.saturating_sub(standing.left),
+        left: standing.left,
+        resets_at: standing
+            .window
+            .and_then(|_| now.checked_add(standing.resets).ok())
+            .map(|at| at.to_string()),
+    };
+    let document = Usage {
+        tenant: tenant.as_str(),
+        limits: standings.iter().map(limit).collect(),
+    };
+    // Plain strings and numbers: serialising them into memory has nothing to fail on.
+    let body = serde_json::to_vec(&document).unwrap_or_default();
+    respond(StatusCode::OK, "application/json", body.into(), id)
+}
+
+#[derive(Serialize)]
+struct Usage<'a> {
+    tenant: &'a str,
+    limits: Vec<UsedLimit>,
+}
+
+#[derive(Serialize)]
+struct UsedLimit {
+    policy: &'static str,
+    unit: &'static str,
+    limit: u64,
+    used: u64,
+    left: u64,
+    /// When all of it is there again; none for what is free as soon as a request ends.
+    resets_at: Option<String>,
+}
+
 /// When another try is worth it, in seconds.
 fn retry_after(error: &GatewayError) -> Option<u64> {
+    if let GatewayError::Quota(QuotaError::Denied(denied)) = error {
+        return Some(whole_seconds(denied.retry_after).max(1));
+    }
     if let GatewayError::Body(BodyError::Overloaded { retry_after }) = error {
         return Some(retry_after.as_secs().max(1));
     }
@@ -139,6 +237,12 @@ fn detail(error: &GatewayError) -> String {
         GatewayError::OverService(limit) => {
             format!("a body may have at most {limit} bytes with this service")
         }
+        GatewayError::Quota(QuotaError::Denied(denied)) => {
+            let policy = denied.policy.name();
+            format!(
+                "the limit {policy} is reached; wait as long as Retry-After says, then try again"
+            )
+        }
         GatewayError::Payload(PayloadError::DuplicateMember(pointer)) => {
             format!("a member stands twice at {pointer}")
         }
@@ -164,6 +268,7 @@ fn detail(error: &GatewayError) -> String {
         | GatewayError::Lease(_)
         | GatewayError::Own(_)
         | GatewayError::Payload(_)
+        | GatewayError::Quota(QuotaError::Unavailable)
         | GatewayError::Refuse(_)
         | GatewayError::Route(_)
         | GatewayError::Send(_)
@@ -203,6 +308,11 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::NotFound | ErrorCode::UriTooLong => "send requests to /v3/stable/api/storage",
         ErrorCode::Overloaded => "wait as long as Retry-After says, then try again",
         ErrorCode::PayloadTooLarge => "send a smaller body",
+        ErrorCode::QuotaExhausted
+        | ErrorCode::RateLimited
+        | ErrorCode::TooManyConcurrentRequests => {
+            "wait as long as Retry-After says, then try again"
+        }
         ErrorCode::RequestTimeout => "send the body without pauses",
         ErrorCode::ServiceNotAllowed => {
             "ask the gateway's operator to open this service to the tenant, or to customer-bound tokens"

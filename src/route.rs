@@ -1,4 +1,4 @@
-//! What is served at all: one method on one path, and only where every reader of the message would
+//! What is served at all: one method on each of two paths, and only where every reader of the message would
 //! see the same message.
 //!
 //! Invariant: [`route`] decides on the head alone, before the token; [`Routed::declare`] looks at what
@@ -15,11 +15,26 @@ use http::{
     uri::Authority,
 };
 
-/// The one path of the public listener, compared byte for byte.
+/// The path of DCAMS's storage API, compared byte for byte.
 pub const STORAGE_PATH: &str = "/v3/stable/api/storage";
 
 /// The one method of [`STORAGE_PATH`], as it stands in `Allow`.
 pub const STORAGE_METHODS: &str = "POST";
+
+/// Where a token's own tenant is told its limits, compared byte for byte.
+pub const USAGE_PATH: &str = "/v1/usage";
+
+/// The one method of [`USAGE_PATH`], as it stands in `Allow`.
+pub const USAGE_METHODS: &str = "GET";
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// One of DCAMS's services.
+    Storage,
+    /// How the tenant's limits stand.
+    Usage,
+}
 
 /// What the configuration says about routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +99,7 @@ pub enum Ambiguity {
 #[derive(Debug)]
 pub struct Routed<'a> {
     parts: &'a Parts,
+    target: Target,
 }
 
 /// What the head says about the body.
@@ -99,18 +115,15 @@ pub struct Declared {
 
 /// Decides on path, method and message framing.
 pub fn route(parts: &Parts, settings: RouteSettings) -> Result<Routed<'_>, RouteError> {
-    let not_allowed = RouteError::MethodNotAllowed {
-        allow: STORAGE_METHODS,
+    let (target, method, allow) = match parts.uri.path() {
+        STORAGE_PATH => (Target::Storage, Method::POST, STORAGE_METHODS),
+        USAGE_PATH => (Target::Usage, Method::GET, USAGE_METHODS),
+        // Its target is an authority and no path at all, so the path would say 404.
+        _ if parts.method == Method::CONNECT => (Target::Storage, Method::POST, STORAGE_METHODS),
+        _ => return Err(RouteError::NotFound),
     };
-    // Its target is an authority and no path at all, so the path would say 404.
-    if parts.method == Method::CONNECT {
-        return Err(not_allowed);
-    }
-    if parts.uri.path() != STORAGE_PATH {
-        return Err(RouteError::NotFound);
-    }
-    if parts.method != Method::POST {
-        return Err(not_allowed);
+    if parts.method != method {
+        return Err(RouteError::MethodNotAllowed { allow });
     }
     if parts.uri.query().is_some() {
         return Err(RouteError::Query);
@@ -121,10 +134,15 @@ pub fn route(parts: &Parts, settings: RouteSettings) -> Result<Routed<'_>, Route
     if !transfer_is_plain(parts, settings) {
         return Err(RouteError::LengthRequired);
     }
-    Ok(Routed { parts })
+    Ok(Routed { parts, target })
 }
 
 impl Routed<'_> {
+    /// What is asked for.
+    pub const fn target(&self) -> Target {
+        self.target
+    }
+
     /// Decides on media type, length and expectation, once the caller is known.
     pub fn declare(&self) -> Result<Declared, RouteError> {
         let headers = &self.parts.headers;

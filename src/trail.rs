@@ -25,6 +25,7 @@ use crate::{
     ident::{CredentialId, PseudonymKey, Purpose, RequestId},
     metrics::{Finished, Metrics},
     payload::Submission,
+    quota::QuotaError,
     segments::Segments,
     upstream::verdict::CustomerStatus,
 };
@@ -228,6 +229,12 @@ impl Trail {
     /// Ends the record: an error was answered.
     pub fn fail(mut self, error: &GatewayError, response: &Response<Segments>) {
         let code = error.code();
+        if let GatewayError::Quota(QuotaError::Denied(denied)) = error
+            && let Some(caller) = &self.caller
+        {
+            let metrics = &self.observers.metrics;
+            metrics.quota_denied(caller.tenant(), denied.policy);
+        }
         self.end(&End {
             outcome: code.blame().as_str(),
             code: code.as_str(),
@@ -307,10 +314,10 @@ impl Trail {
             subject,
             client: self.client,
             content: self.content.as_ref(),
-            decision: if sent.is_some() {
-                Decision::Forward
-            } else {
-                Decision::Refuse
+            decision: match (sent, end.error) {
+                (Some(_), _) => Decision::Forward,
+                (None, None) if end.http_status.is_some() => Decision::Answer,
+                (None, _) => Decision::Refuse,
             },
             code: end.code,
             reason: end

@@ -29,6 +29,7 @@ use crate::{
     customer::{Ledger, import::Importer},
     ident::TenantId,
     pipeline::Gateway,
+    quota::Quotas,
     reload::{ReloadSettings, Reloads},
     rotator::{Former, Plan, Rotator},
     segments::Segments,
@@ -43,6 +44,7 @@ const ADMIN_CONNECTIONS: usize = 64;
 /// What outlives every configuration.
 pub(super) struct Lasting {
     pub(super) ledger: Ledger,
+    pub(super) quotas: Quotas,
     pub(super) register: Arc<Register>,
     pub(super) observers: Arc<Observers>,
     pub(super) reloads: Reloads,
@@ -132,7 +134,8 @@ impl Snapshot {
             route: config.route,
             proxies: config.proxies,
             authenticator: Authenticator::new(config.issuers, lasting.register.list(), proofs),
-            tenants: grants(config.tenants, accounts, &config.rules),
+            tenants: grants(config.tenants, accounts, &config.rules, &lasting.quotas),
+            tariff: config.tariff,
             ledger: lasting.ledger.clone(),
             body: config.body,
             budget,
@@ -242,6 +245,7 @@ fn admin(
         reloads: lasting.reloads.clone(),
         rotator: Arc::clone(&lasting.rotator),
         terms: config.terms.clone(),
+        quotas: lasting.quotas.clone(),
         budget: budget.clone(),
         connections: Arc::clone(&lasting.connections),
         draining: lasting.draining.clone(),

@@ -145,6 +145,9 @@ impl Reloader {
         let watch = next.snapshot.reload.watch;
         let former = rotator.configure(next.accounts, watch).await;
         let before = self.live.replace(next.snapshot);
+        for grant in self.live.current().gateway.tenants.values() {
+            grant.quota.limit(&grant.tenant.limits);
+        }
         self.listeners.switch(moves);
         // And after that, of what it leaves out: when the last request of the one before has ended.
         let parting = Parting {

@@ -4,7 +4,7 @@
 //! byte goes upstream and has to settle it afterwards. Invariant: a request about another tenant's
 //! customer does not leave, and its answer is that of an unknown one.
 
-use super::{Gateway, Job};
+use super::{Gateway, Job, Journey};
 use crate::{
     customer::{CustomerKey, Hold, OwnershipError, Phase, View},
     error::GatewayError,
@@ -39,21 +39,21 @@ impl Gateway {
         &self,
         own: &Ownership,
         job: &Job,
-        trail: &mut Trail,
+        journey: &mut Journey,
     ) -> Result<Segments, GatewayError> {
-        let creates = job.operation == Operation::CreateOrUpdateCustomer;
+        let creates = job.operation() == Operation::CreateOrUpdateCustomer;
         let claim = if creates {
-            self.claim_to_create(own, job, trail).await?
+            self.claim_to_create(own, job, journey).await?
         } else {
             self.claim_to_use(own).await?
         };
-        let answer = self.forward(job, trail).await;
+        let answer = self.forward(job, journey).await;
         if claim == Claim::Pending {
             let keep = match &answer {
                 Ok(_) => true,
                 Err(error) => creates && !certainly_refused(error),
             };
-            self.settle_claim(own, keep, trail).await;
+            self.settle_claim(own, keep, &journey.trail).await;
         }
         match answer {
             // In the words that another tenant's customer is answered with, whatever DCAMS's are.
@@ -91,7 +91,7 @@ impl Gateway {
         &self,
         own: &Ownership,
         job: &Job,
-        trail: &mut Trail,
+        journey: &mut Journey,
     ) -> Result<Claim, GatewayError> {
         let view = self.ledger.view(own.customer, &own.tenant).await;
         // What is owned stays owned, so the everyday change of a customer waits for no writer.
@@ -107,7 +107,7 @@ impl Gateway {
             (Hold::Taken, _) => Err(OwnershipError::Taken.into()),
             (Hold::Owned, _) => Ok(Claim::None),
             (Hold::Held(Phase::Asking), Some(question)) => {
-                self.ask_first(own, question, job, trail).await?;
+                self.ask_first(own, question, job, journey).await?;
                 Ok(Claim::Pending)
             }
             (Hold::Held(_), _) => Ok(Claim::Pending),
@@ -121,11 +121,11 @@ impl Gateway {
         own: &Ownership,
         question: &SealedRequest,
         job: &Job,
-        trail: &mut Trail,
+        journey: &mut Journey,
     ) -> Result<(), GatewayError> {
         let (customer, tenant) = (own.customer, &own.tenant);
         let answer = self
-            .exchange(question, Operation::GetStatus, job, trail)
+            .exchange(question, Operation::GetStatus, job, journey)
             .await;
         let refusal = match answer {
             Ok(_) => {
@@ -136,13 +136,13 @@ impl Gateway {
                 match self.ledger.clear(customer, tenant).await {
                     Ok(stands) => (!stands).then_some(OwnershipError::Taken),
                     Err(error) => {
-                        self.settle_claim(own, false, trail).await;
+                        self.settle_claim(own, false, &journey.trail).await;
                         Some(error.into())
                     }
                 }
             }
             Err(error) => {
-                self.settle_claim(own, false, trail).await;
+                self.settle_claim(own, false, &journey.trail).await;
                 return Err(error);
             }
         };

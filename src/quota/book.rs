@@ -34,6 +34,9 @@ use crate::{
 pub use self::exchange::Crossed;
 pub(super) use self::exchange::{Answered, Exchange, Look};
 
+/// After so many nanoseconds others may have changed what is known of an account.
+const STALE: u64 = 1_000_000_000;
+
 /// A limit that refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denied {
@@ -233,6 +236,24 @@ impl Book {
         active.roll(limits, now);
         note(&mut active.month);
         !active.awake && active.call()
+    }
+
+    /// Whether there was a request for it.
+    pub(super) fn is_active(&self) -> bool {
+        self.lock().active.is_some()
+    }
+
+    /// Whether what is known of its accounts is not what they are: nothing yet, or nothing new while other
+    /// nodes may have changed them.
+    pub(super) fn is_stale(&self, now: &Now, shared: bool) -> bool {
+        let mut state = self.lock();
+        let State { limits, active } = &mut *state;
+        let active = opened(active, limits, now);
+        active.roll(limits, now);
+        let limited = [limits.daily, limits.bytes_daily, limits.monthly];
+        let unknown = active.day.seen.is_none() || active.month.seen.is_none();
+        let old = shared && now.mono.saturating_sub(active.asked) > STALE;
+        (unknown || old) && limited.iter().any(Option::is_some)
     }
 
     /// Notes that a request has waited in vain for the store.

@@ -37,6 +37,8 @@ const MONTHS_KEPT: i64 = 25;
 pub(super) enum Message {
     /// A book needs something.
     Look(Arc<Book>),
+    /// Somebody wants to know how these stand. Told whether the store has said it.
+    Survey(Vec<Arc<Book>>, oneshot::Sender<bool>),
     /// The process ends: everything is to be written down.
     Close(oneshot::Sender<()>),
 }
@@ -78,15 +80,20 @@ impl Keeper {
         let mut until_tidy = 0;
         loop {
             tokio::select! {
-                message = self.messages.recv() => match message {
-                    Some(Message::Look(book)) => {
-                        if let Some(done) = self.look_at(book, &tell).await {
-                            return self.close(done, &tell).await;
+                message = self.messages.recv() => {
+                    let Some(message) = message else { return };
+                    let mut next = Some(message);
+                    while let Some(message) = next.take() {
+                        match message {
+                            Message::Look(book) => next = self.look_at(book, &tell).await,
+                            Message::Survey(books, done) => {
+                                let known = self.survey(&books, &tell).await;
+                                let _ = done.send(known);
+                            }
+                            Message::Close(done) => return self.close(done, &tell).await,
                         }
                     }
-                    Some(Message::Close(done)) => return self.close(done, &tell).await,
-                    None => return,
-                },
+                }
                 _ = ticks.tick() => {
                     self.look(&tell).await;
                     if until_tidy == 0 {
@@ -99,29 +106,44 @@ impl Keeper {
         }
     }
 
-    /// Looks at this book, and at all others that have called by now. Returns whom to tell that all is
-    /// written down, where the process ends.
+    /// Looks at this book, and at all others that have called by now. Returns what came after them.
     async fn look_at(
         &mut self,
         first: Arc<Book>,
         tell: &(impl Fn(&TenantId, &Crossed) + Send),
-    ) -> Option<oneshot::Sender<()>> {
+    ) -> Option<Message> {
         let mut batch = Vec::new();
-        let mut closing = None;
+        let mut other = None;
         let mut next = Some(first);
-        while let Some(book) = next {
+        while let Some(book) = next.take() {
             self.add(&mut batch, book, Look::Called);
-            next = None;
             if batch.len() < BATCH {
                 match self.messages.try_recv() {
                     Ok(Message::Look(book)) => next = Some(book),
-                    Ok(Message::Close(done)) => closing = Some(done),
+                    Ok(message) => other = Some(message),
                     Err(_) => {}
                 }
             }
         }
         self.take_to_store(batch, tell).await;
-        closing
+        other
+    }
+
+    /// Asks for everything about these.
+    async fn survey(
+        &mut self,
+        books: &[Arc<Book>],
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> bool {
+        let mut known = true;
+        for books in books.chunks(BATCH) {
+            let mut batch = Vec::new();
+            for book in books {
+                self.add(&mut batch, Arc::clone(book), Look::All);
+            }
+            known &= self.take_to_store(batch, tell).await;
+        }
+        known
     }
 
     /// Looks at all that were called for lately.
@@ -169,14 +191,15 @@ impl Keeper {
         &self,
         batch: Vec<(Arc<Book>, Exchange)>,
         tell: &(impl Fn(&TenantId, &Crossed) + Send),
-    ) {
+    ) -> bool {
         if batch.is_empty() {
-            return;
+            return true;
         }
         let answers = self.ask_own(&batch).await;
         if let Err(error) = &answers {
             tracing::error!(%error, tenants = batch.len(), "quotas cannot be kept");
         }
+        let answered = answers.is_ok();
         let mut answers = answers.unwrap_or_default().into_iter();
         let now = self.quotas.now();
         for (book, exchange) in &batch {
@@ -186,6 +209,7 @@ impl Keeper {
                 tell(&book.tenant, &crossed);
             }
         }
+        answered
     }
 
     /// All of it in one commit.
