@@ -11,7 +11,7 @@
     reason = "a bench stops where its input is wrong, and its figures are its output"
 )]
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use dcams_gateway::{
     },
     clock,
     ident::{AccountId, IssuerId, TenantId},
+    limits::{Limits, SubjectLimits, calendar::Calendar},
     operation::{Operation, Operations},
     payload::{
         DataUri, Field, ImageTypes, Rules, Submission,
@@ -42,6 +43,7 @@ use http::header::AUTHORIZATION;
 use jiff::{
     Timestamp,
     civil::{Date, date},
+    tz::TimeZone,
 };
 use jsonwebtoken::Algorithm;
 use serde_json::json;
@@ -215,7 +217,7 @@ fn permit() -> Permit {
         issuer: "bench".to_owned(),
         audiences: vec!["bench".to_owned()],
         keys: KeySource::Fixed(keys),
-        tenants: vec![TenantId::try_from("acme").expect("a name")],
+        tenants: [TenantId::try_from("acme").expect("a name")].into(),
         tenant_claim: "tenant".to_owned(),
         customer_claim: "customer_email".to_owned(),
         leeway: Duration::ZERO,
@@ -250,8 +252,14 @@ fn permit() -> Permit {
         .now_or_never()
         .expect("nothing to wait for")
         .expect("a good token");
-    let tenant = Tenant {
-        id: caller.tenant().clone(),
+    let tenant = tenant(caller.tenant().clone());
+    let member = |_: &str| None;
+    authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, member).expect("a permit")
+}
+
+fn tenant(id: TenantId) -> Tenant {
+    Tenant {
+        id,
         account: AccountId::try_from("main").expect("a name"),
         enabled: true,
         services: Operation::ALL.into_iter().collect(),
@@ -259,9 +267,17 @@ fn permit() -> Permit {
         addresses: AddressRules::default(),
         country: Country::Us,
         isolation: Isolation::None,
-    };
-    let member = |_: &str| None;
-    authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, member).expect("a permit")
+        limits: Arc::new(Limits {
+            rate: None,
+            concurrency: None,
+            daily: None,
+            bytes_daily: None,
+            monthly: None,
+            per_subject: SubjectLimits::default(),
+            warn_at: 80,
+            calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+        }),
+    }
 }
 
 /// Both lines measured in turns, so that whatever else the machine does hits both alike.
