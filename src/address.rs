@@ -199,7 +199,7 @@ impl FromIterator<Network> for Networks {
 }
 
 /// A network, or one address. One of IPv6 holds no IPv4 address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpNet);
 
 impl Network {

@@ -16,7 +16,12 @@ pub mod register;
 pub mod revocation;
 pub mod token;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use http::{HeaderValue, request::Parts};
@@ -57,7 +62,7 @@ pub struct IssuerSettings {
     /// The keys that it signs with, each bound to an algorithm.
     pub keys: KeySource,
     /// The tenants that it may speak for.
-    pub tenants: Vec<TenantId>,
+    pub tenants: BTreeSet<TenantId>,
     /// The claim that names the tenant.
     pub tenant_claim: String,
     /// The claim that binds a token to one customer's email.

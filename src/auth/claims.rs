@@ -143,8 +143,7 @@ fn tenant(object: &Object<'_>, issuer: &IssuerSettings) -> Result<TenantId, Auth
     // An issuer speaks for its own tenants only; what others are called is none of its business.
     issuer
         .tenants
-        .iter()
-        .find(|tenant| tenant.as_str() == name)
+        .get(name)
         .cloned()
         .ok_or(AuthError::ForeignTenant)
 }

@@ -56,16 +56,12 @@ pub(super) fn mint(args: &TokenArgs) -> Result<(), CommandError> {
                 config.issuers.iter().map(|issuer| issuer.id.as_str()),
             )
         })?;
-    let tenant = issuer
-        .tenants
-        .iter()
-        .find(|tenant| tenant.as_str() == args.tenant)
-        .ok_or_else(|| {
-            unknown(
-                "tenant of this issuer",
-                issuer.tenants.iter().map(TenantId::as_str),
-            )
-        })?;
+    let tenant = issuer.tenants.get(args.tenant.as_str()).ok_or_else(|| {
+        unknown(
+            "tenant of this issuer",
+            issuer.tenants.iter().map(TenantId::as_str),
+        )
+    })?;
     let key = config.signing_keys.get(&issuer.id);
     let key = key.ok_or_else(|| cannot_sign(issuer))?;
     let grant = Grant {

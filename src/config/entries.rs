@@ -3,7 +3,7 @@
 //! Invariant: ids are unique, references resolve, and no two tenants reach the same customers by one
 //! account that they share without a ledger.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, sync::Arc};
 
 use crate::{
     address::{AddressRules, Networks},
@@ -24,17 +24,18 @@ use crate::{
 /// The tables of one list, each with its id if that is a proper one.
 pub(super) struct Entries<'a, Id> {
     pub(super) sections: Vec<(Option<Id>, Section<'a>)>,
-    pub(super) ids: Ids<'a>,
+    pub(super) ids: Ids<'a, Id>,
 }
 
 /// Every id of a list, also those of entries with mistakes.
-pub(super) struct Ids<'a> {
+pub(super) struct Ids<'a, Id> {
     context: Context<'a>,
     list: &'static str,
     /// Whether every entry was read and has a proper id; if not, a reference cannot be judged.
     certain: bool,
-    /// The id, and the file that it stands in.
-    origins: BTreeMap<String, String>,
+    /// The id, and the file that it stands in. Whoever names the id gets this one, so that a long list
+    /// of tenants has each name in memory once.
+    origins: BTreeMap<Id, String>,
 }
 
 /// Opens a list: it has entries, and their ids differ.
@@ -44,7 +45,7 @@ pub(super) fn open<'a, Id>(
     entries: Vec<Entry>,
 ) -> Entries<'a, Id>
 where
-    Id: for<'t> TryFrom<&'t str> + Display,
+    Id: for<'t> TryFrom<&'t str> + Clone + Ord,
 {
     if entries.is_empty() && context.complete {
         let mend = format!("add one under [[{list}]]");
@@ -52,12 +53,12 @@ where
         context.report.mistake(mistake);
     }
     let mut sections = Vec::with_capacity(entries.len());
-    let mut origins: BTreeMap<String, String> = BTreeMap::new();
+    let mut origins: BTreeMap<Id, String> = BTreeMap::new();
     for entry in entries {
         let mut section = Field::entry(context, list, entry).section();
         let id: Option<Id> = section.required("id").and_then(|f| f.name());
         if let Some(id) = &id
-            && let Some(first) = origins.insert(id.to_string(), section.origin().to_owned())
+            && let Some(first) = origins.insert(id.clone(), section.origin().to_owned())
         {
             let problem = format!("is the id of another one, in {first}");
             section.mistake("id", problem, "rename or remove one of the two");
@@ -73,19 +74,21 @@ where
     Entries { sections, ids }
 }
 
-impl Ids<'_> {
+impl<Id> Ids<'_, Id>
+where
+    Id: for<'t> TryFrom<&'t str> + Borrow<str> + Clone + Ord,
+{
     /// Reads a field as the id of an entry of this list.
-    pub(super) fn resolve<Id>(&self, field: &Field<'_>) -> Option<Id>
-    where
-        Id: for<'t> TryFrom<&'t str> + Display,
-    {
+    pub(super) fn resolve(&self, field: &Field<'_>) -> Option<Id> {
         let id: Id = field.name()?;
-        let name = id.to_string();
-        if !self.certain || self.origins.contains_key(&name) {
+        if let Some((known, _)) = self.origins.get_key_value::<Id>(&id) {
+            return Some(known.clone());
+        }
+        if !self.certain {
             return Some(id);
         }
-        let known = self.origins.keys().map(String::as_str);
-        let mend = match suggest(&name, known) {
+        let known = self.origins.keys().map(Borrow::borrow);
+        let mend = match suggest(id.borrow(), known) {
             hint if self.origins.is_empty() => hint,
             hint => format!("add it under [[{}]]; {hint}", self.list),
         };
@@ -95,10 +98,10 @@ impl Ids<'_> {
     }
 
     /// Warns of each entry that nothing refers to.
-    pub(super) fn warn_of_unused(&self, is_used: impl Fn(&str) -> bool, problem: &str, mend: &str) {
+    pub(super) fn warn_of_unused(&self, is_used: impl Fn(&Id) -> bool, problem: &str, mend: &str) {
         for (id, origin) in &self.origins {
             if !is_used(id) {
-                let key = format!("{}[{id}]", self.list);
+                let key = format!("{}[{}]", self.list, id.borrow());
                 let warning = Mistake::new(origin, &key, problem, mend);
                 self.context.report.warning(warning);
             }
@@ -120,10 +123,10 @@ pub(super) struct Common {
 /// Reads `[[tenants]]`.
 pub(super) fn tenants(
     sections: Vec<(Option<TenantId>, Section<'_>)>,
-    accounts: &Ids<'_>,
+    accounts: &Ids<'_, AccountId>,
     common: Common,
 ) -> Option<Vec<Tenant>> {
-    let mut taken: BTreeMap<String, Occupant> = BTreeMap::new();
+    let mut taken: BTreeMap<AccountId, Occupant> = BTreeMap::new();
     let mut shared = Shared::default();
     let tenants: Vec<Option<Tenant>> = sections
         .into_iter()
@@ -151,15 +154,15 @@ struct Occupant {
 
 fn account_of(
     section: &mut Section<'_>,
-    accounts: &Ids<'_>,
+    accounts: &Ids<'_, AccountId>,
     isolation: Option<Isolation>,
-    taken: &mut BTreeMap<String, Occupant>,
+    taken: &mut BTreeMap<AccountId, Occupant>,
 ) -> Option<AccountId> {
     let field = section.required("account")?;
     let id: AccountId = accounts.resolve(&field)?;
-    let Some(first) = taken.get(id.as_str()) else {
+    let Some(first) = taken.get(&id) else {
         let path = section.path().to_owned();
-        taken.insert(id.to_string(), Occupant { path, isolation });
+        taken.insert(id.clone(), Occupant { path, isolation });
         return Some(id);
     };
     // Of all tenants on an account each is compared with the first, so none goes unnoticed.

@@ -4,6 +4,8 @@
 //! value is ever repeated, because a secret may have been put in the wrong place.
 
 use std::{
+    collections::HashSet,
+    hash::Hash,
     net::SocketAddr,
     num::NonZeroU32,
     ops::RangeInclusive,
@@ -324,7 +326,7 @@ impl<'a> Field<'a> {
     }
 
     /// A list without doubles, read element by element.
-    pub(super) fn list<T: PartialEq>(
+    pub(super) fn list<T: Clone + Eq + Hash>(
         self,
         may_be_empty: bool,
         read: impl Fn(&Self) -> Option<T>,
@@ -337,13 +339,14 @@ impl<'a> Field<'a> {
             return None;
         }
         let mut list: Vec<T> = Vec::with_capacity(items.len());
+        let mut seen: HashSet<T> = HashSet::new();
         let mut sound = true;
         for item in items {
             let Some(element) = read(&item) else {
                 sound = false;
                 continue;
             };
-            if list.contains(&element) {
+            if !seen.insert(element.clone()) {
                 item.mistake("stands in the list twice", "remove one of the two");
                 sound = false;
             }

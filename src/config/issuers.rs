@@ -5,7 +5,11 @@
 
 mod remote;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
@@ -57,7 +61,7 @@ pub(super) struct Issuer {
 /// Reads `[[issuers]]`.
 pub(super) fn issuers(
     sections: Vec<(Option<IssuerId>, Section<'_>)>,
-    tenants: &Ids<'_>,
+    tenants: &Ids<'_, TenantId>,
 ) -> Option<Vec<Issuer>> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let issuers: Vec<Option<Issuer>> = sections
@@ -68,12 +72,10 @@ pub(super) fn issuers(
         })
         .collect();
     let issuers: Vec<Issuer> = issuers.into_iter().collect::<Option<_>>()?;
-    let speaks_for = |id: &str| {
-        let mut spoken_for = issuers.iter().flat_map(|issuer| &issuer.settings.tenants);
-        spoken_for.any(|tenant| tenant.as_str() == id)
-    };
+    let spoken_for = issuers.iter().flat_map(|issuer| &issuer.settings.tenants);
+    let spoken_for: HashSet<&TenantId> = spoken_for.collect();
     tenants.warn_of_unused(
-        speaks_for,
+        |id| spoken_for.contains(id),
         "is among the tenants of no issuer, so it has no tokens",
         "add it to an issuer's `tenants`, or remove it",
     );
@@ -96,7 +98,7 @@ fn issuer(
     id: Option<IssuerId>,
     issuer: Option<String>,
     mut section: Section<'_>,
-    known_tenants: &Ids<'_>,
+    known_tenants: &Ids<'_, TenantId>,
 ) -> Option<Issuer> {
     let audiences = section
         .required("audiences")
@@ -109,7 +111,7 @@ fn issuer(
     );
     let tenants = section
         .required("tenants")
-        .and_then(|f| f.list(false, |item| known_tenants.resolve::<TenantId>(item)));
+        .and_then(|f| f.list(false, |item| known_tenants.resolve(item)));
     let claims = claims(&mut section);
     let leeway = section
         .optional("leeway")
@@ -135,7 +137,7 @@ fn issuer(
             issuer: issuer?,
             audiences: audiences?,
             keys,
-            tenants: tenants?,
+            tenants: tenants?.into_iter().collect(),
             tenant_claim,
             customer_claim,
             leeway: leeway?,

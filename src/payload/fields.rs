@@ -10,7 +10,7 @@ use super::{Flaw, date, email, usa};
 use crate::{operation::Operation, tenant::Country};
 
 /// A field that a request may hold, in the order in which requests are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Field {
     /// The caller's own reference.
     Reference,

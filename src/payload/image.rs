@@ -35,7 +35,7 @@ impl Side {
 }
 
 /// A format of images that DCAMS takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
     /// JPEG (ITU T.81): baseline, extended or progressive, Huffman-coded.
     Jpeg,

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use thiserror::Error;
 
 /// An origin at which clients reach the gateway, such as `https://gateway.example`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PublicUrl {
     secure: bool,
     host: Box<str>,

@@ -115,7 +115,7 @@ fn a_key_or_tenant_that_a_reload_took_away_is_refused_at_once() {
         authenticator.judge(&token, now()).err()
     };
     let mut issuer = hs_issuer();
-    issuer.tenants.remove(0);
+    issuer.tenants.pop_first();
     assert_eq!(refuse(issuer), Some(AuthError::ForeignTenant));
     let mut issuer = hs_issuer();
     let other = KeySet::from_secret(&[Algorithm::HS256], &[7; 32]).unwrap();

@@ -176,6 +176,26 @@ fn tenants_with_equal_limits_share_them() {
 }
 
 #[test]
+fn a_name_is_in_memory_once_whoever_names_it() {
+    let folder = Folder::new();
+    let text = BASE.replace(
+        "account = \"main\"",
+        "account = \"main\"\nisolation = \"ledger\"",
+    );
+    let text = text.replace("tenants = [\"acme\"]", "tenants = [\"acme\", \"beta\"]");
+    let second = between("[[tenants]]", None).replace("acme", "beta");
+    let second = second.replace("\"main\"", "\"main\"\nisolation = \"ledger\"");
+    folder.write("gateway.toml", text + &second);
+    let config = folder.load(&["gateway.toml"]).unwrap();
+    let accounts = config.tenants.iter().map(|tenant| tenant.account.as_str());
+    let accounts: BTreeSet<_> = accounts.map(str::as_ptr).collect();
+    assert_eq!(accounts.len(), 1);
+    for (named, tenant) in config.issuers[0].tenants.iter().zip(&config.tenants) {
+        assert_eq!(named.as_str().as_ptr(), tenant.id.as_str().as_ptr());
+    }
+}
+
+#[test]
 fn limits_that_contradict_each_other_are_warned_about() {
     for (quota, key, part) in [
         ("daily = 10\nmonthly = 9", "monthly", "lower than `daily`"),
