@@ -36,9 +36,9 @@ use crate::{
     auth::{register::Register, revocation::request::Terms},
     clock,
     config::{Config, origin::Origin, sources::Fingerprint},
-    credential::vault::VaultSetupError,
+    credential::{Account, vault::VaultSetupError},
     customer::{Ledger, import::Importer},
-    ident::TenantId,
+    ident::{AccountId, TenantId},
     metrics::Metrics,
     payload::Rules,
     pipeline::Grant,
@@ -47,7 +47,7 @@ use crate::{
     rotator::{Plan, Rotator, Unread},
     server::{self, Cut},
     store::{OpenError, Store, StoreError},
-    tenant::{Isolation, Tenant},
+    tenant::{Country, Isolation, Tenant},
     trail::Observers,
     upstream::client::UpstreamError,
 };
@@ -299,9 +299,10 @@ async fn warn_of_lost(register: &Register, terms: &Terms) -> Result<(), StoreErr
 
 /// What imports the customers of each tenant that has a ledger.
 pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, Importer> {
+    let accounts = config.accounts.iter().map(|account| (&account.id, account));
+    let accounts: HashMap<&AccountId, &Account> = accounts.collect();
     let importer = |tenant: &Tenant| {
-        let mut accounts = config.accounts.iter();
-        let account = accounts.find(|account| account.id == tenant.account)?;
+        let account = accounts.get(&tenant.account)?;
         let importer = Importer {
             ledger: ledger.clone(),
             pseudonyms: config.pseudonyms.clone(),
@@ -325,13 +326,22 @@ fn grants(
     rules: &Rules,
     quotas: &Quotas,
 ) -> HashMap<TenantId, Grant> {
+    let of_country = |country| {
+        Arc::new(Rules {
+            country,
+            ..rules.clone()
+        })
+    };
+    let (any, us) = (of_country(Country::Any), of_country(Country::Us));
+    let accounts = accounts.by_id();
     let grant = |tenant: Tenant| {
-        let (account, pool) = accounts.of(&tenant.account)?;
+        let (account, pool) = accounts.get(&tenant.account)?;
+        let rules = match tenant.country {
+            Country::Any => &any,
+            Country::Us => &us,
+        };
         let grant = Grant {
-            rules: Rules {
-                country: tenant.country,
-                ..rules.clone()
-            },
+            rules: Arc::clone(rules),
             credentials: Arc::clone(pool),
             email_case: account.email_case,
             quota: quotas.of(&tenant.id, &tenant.limits),

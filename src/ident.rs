@@ -180,7 +180,8 @@ impl<'a> From<&'a AccountId> for Scope<'a> {
 /// The key that pseudonyms are made with, derived from `state.key`.
 #[derive(Clone)]
 pub struct PseudonymKey {
-    key: hmac::Key,
+    /// Shared, because it is large and every tenant has one.
+    key: Arc<hmac::Key>,
     id: [u8; 4],
 }
 
@@ -191,6 +192,7 @@ impl PseudonymKey {
         let derived = hmac::sign(&root, b"dcams-gateway pseudonym v1");
         let key = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
         let id = first(hmac::sign(&key, b"id").as_ref());
+        let key = Arc::new(key);
         Self { key, id }
     }
 

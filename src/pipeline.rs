@@ -86,8 +86,8 @@ pub struct Gateway {
 pub struct Grant {
     /// Its configuration.
     pub tenant: Tenant,
-    /// The rules its payloads must follow.
-    pub rules: Rules,
+    /// The rules its payloads must follow; tenants share them.
+    pub rules: Arc<Rules>,
     /// The credentials that its requests are sent with.
     pub credentials: Arc<Pool>,
     /// How its account's customers are told apart.

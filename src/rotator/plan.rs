@@ -4,7 +4,7 @@
 //! configuration never takes over from what is in use, as it may be older.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -93,10 +93,11 @@ impl Plan {
         }
     }
 
-    /// An account and its pool.
-    pub fn of(&self, account: &AccountId) -> Option<(&Account, &Arc<Pool>)> {
-        let mut pairs = self.accounts.iter().zip(&self.pools);
-        pairs.find(|(known, _)| known.id == *account)
+    /// Each account and its pool.
+    pub fn by_id(&self) -> HashMap<&AccountId, (&Account, &Arc<Pool>)> {
+        let pairs = self.accounts.iter().zip(&self.pools);
+        let named = pairs.map(|(account, pool)| (&account.id, (account, pool)));
+        named.collect()
     }
 }
 
