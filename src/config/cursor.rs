@@ -33,6 +33,7 @@ pub(super) struct Section<'a> {
     path: String,
     origin: String,
     values: Map<String, Value>,
+    /// Of keys that came from elsewhere than the table.
     origins: BTreeMap<&'static str, String>,
     asked: Vec<&'static str>,
     /// Whether there is a table at all; if not, that was reported and nothing else is missing.
@@ -79,7 +80,9 @@ impl<'a> Section<'a> {
         self.asked.push(key);
         let value = self.values.remove(key)?;
         let field = Field::new(self.context, self.path_of(key), value, &self.origin);
-        self.origins.insert(key, field.origin().to_owned());
+        if field.origin() != self.origin {
+            self.origins.insert(key, field.origin().to_owned());
+        }
         Some(field)
     }
 

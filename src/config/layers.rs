@@ -39,8 +39,8 @@ const SECRETS: [&str; 5] = [
     "vault.secret_id",
 ];
 
-/// More than any configuration needs; a device or a wrong file is not read for ever.
-const MAX_FILE: u64 = 4 << 20;
+/// Three times what 100,000 tenants need; a device or a wrong file is not read for ever.
+const MAX_FILE: u64 = 64 << 20;
 
 const PREFIX: &str = "DCAMS_GATEWAY";
 const SEPARATOR: &str = "__";
