@@ -1,6 +1,7 @@
 //! Tests of whole configurations: what is read, from where, and what is refused.
 
 mod broken;
+mod redis;
 mod remote;
 mod vault;
 
@@ -656,6 +657,9 @@ fn asked_keys() -> BTreeSet<String> {
                   user = { file = \"hmac\" }\npass = { file = \"pass\" }\n";
     let vault = "[vault]\naddress = \"https://vault.example\"\nauth = \"token\"\n\
                  token = { file = \"hmac\" }\nzz = 1\n";
+    let redis = "[state]\nbackend = \"redis\"\n\
+                 [state.redis]\nurls = [\"redis://127.0.0.1\"]\nnodes = 1\nzz = 1\n";
+    folder.write("redis.toml", redis);
     let text = text + remote + vault;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
@@ -669,7 +673,9 @@ zz = 1
         })
         .collect();
     folder.write("probes.toml", probes.concat());
-    let mistakes = folder.load(&["gateway.toml", "probes.toml"]).unwrap_err();
+    let mistakes = folder
+        .load(&["gateway.toml", "probes.toml", "redis.toml"])
+        .unwrap_err();
     let mut keys = BTreeSet::new();
     for mistake in &mistakes {
         let section = mistake.key().strip_suffix(".zz").unwrap();
@@ -688,6 +694,7 @@ fn default_toml_shows_every_key_and_no_other() {
     let mut asked = asked_keys();
     // Tables of their own, not keys.
     assert!(asked.remove("server.http2"));
+    assert!(asked.remove("state.redis"));
     assert!(asked.remove("issuers.jwks"));
     assert!(asked.remove("issuers.bind"));
     assert!(asked.remove("accounts.credentials"));
@@ -796,13 +803,16 @@ fn a_clock_that_was_never_set_is_refused() {
 fn the_state_is_beside_the_file_that_names_it_or_in_the_working_directory() {
     let folder = Folder::new();
     let implied = folder.load_with("").unwrap();
-    assert_eq!(implied.state_path, Path::new("state"));
+    assert_eq!(implied.state.backend.folder(), Some(Path::new("state")));
     folder.write(
         "here.toml",
         BASE.replace("[state]", "[state]\npath = \"mine\""),
     );
     let named = folder.load(&["here.toml"]).unwrap();
-    assert_eq!(named.state_path, folder.folder.path().join("mine"));
+    assert_eq!(
+        named.state.backend.folder(),
+        Some(&*folder.folder.path().join("mine"))
+    );
 }
 
 impl Folder {
