@@ -199,7 +199,7 @@ fn token(keys: &Keys) {
         let config = load(folder.path(), "http://127.0.0.1:1");
         let proofs = DpopSettings {
             public_urls: Vec::new(),
-            nonces: NonceKey::derive(&config.state_key),
+            nonces: NonceKey::derive(&config.state.key),
         };
         let proofs = ProofChecker::new(proofs, clock::now());
         Authenticator::new(config.issuers, RevocationList::default(), proofs)

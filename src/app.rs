@@ -139,7 +139,7 @@ impl App {
     /// [`StartError::Client`] where the upstream's TLS roots cannot be used, [`StartError::State`]
     /// and [`StartError::Read`] where the state store cannot be.
     pub async fn build(mut config: Config, edges: Edges) -> Result<Self, StartError> {
-        let store = Store::open(&config.state_path, &config.state_key)?;
+        let store = Store::open(&config.state).await?;
         let (ledger, known) = (Ledger::new(store.clone()), store.clone());
         let (quotas, keeper) = Quotas::open(store.clone(), config.pseudonyms.clone());
         let revocations = std::mem::take(&mut config.revocations);

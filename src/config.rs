@@ -21,6 +21,7 @@ mod revocations;
 mod secret;
 mod sections;
 pub mod sources;
+mod state;
 mod vault;
 
 #[cfg(test)]
@@ -39,7 +40,7 @@ use self::{
     listeners::Server,
     mistake::{Mistake, Mistakes, Report},
     origin::{Origin, Reading},
-    sections::{Limits, State},
+    sections::Limits,
     sources::{Seen, Sources},
 };
 use crate::{
@@ -62,6 +63,7 @@ use crate::{
     reload::ReloadSettings,
     route::RouteSettings,
     server::ServerSettings,
+    store::StateSettings,
     telemetry::TelemetrySettings,
     tenant::{Country, Tenant},
     upstream::client::UpstreamSettings,
@@ -110,10 +112,8 @@ pub struct Config {
     pub telemetry: TelemetrySettings,
     /// What pseudonyms are made with (from `state.key`).
     pub pseudonyms: PseudonymKey,
-    /// What the state store is sealed with.
-    pub state_key: Zeroizing<[u8; 32]>,
-    /// The folder of the state store.
-    pub state_path: PathBuf,
+    /// Where the state is kept, and what it is sealed with.
+    pub state: StateSettings,
     /// The key of the audit trail.
     pub audit_key: Zeroizing<[u8; 32]>,
     /// What works but is unwise, in the form of mistakes.
@@ -271,8 +271,7 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
         reload: sections.reload?,
         telemetry: sections.telemetry?,
         pseudonyms: PseudonymKey::derive(&state.key),
-        state_key: state.key,
-        state_path: state.path,
+        state,
         audit_key: sections.audit_key?,
         // Both are known when all of this was read.
         warnings: Vec::new(),
@@ -303,7 +302,7 @@ struct Fixed {
     limits: Option<Limits>,
     rules: Option<Rules>,
     tariff: Option<Tariff>,
-    state: Option<State>,
+    state: Option<StateSettings>,
     audit_key: Option<Zeroizing<[u8; 32]>>,
     reload: Option<ReloadSettings>,
     telemetry: Option<TelemetrySettings>,
@@ -333,7 +332,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let limits = sections::limits(root.section("limits"));
     let rules = sections::validation(root.section("validation"), limits.as_ref());
     let tariff = quota::tariff(root.section("quota"));
-    let state = sections::state(root.section("state"));
+    let state = state::state(root.section("state"));
     let state_key = state.as_ref().map(|state| &*state.key);
     let audit_key = sections::audit(root.section("audit"), state_key);
     let reload = sections::reload(root.section("reload"));

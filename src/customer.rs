@@ -210,7 +210,7 @@ impl Ledger {
         &self,
         of: CustomerKey,
         tenant: &TenantId,
-        decide: impl Fn(Option<Entry>, &TenantId) -> (Change, T) + Clone + Send + 'static,
+        decide: impl Fn(Option<Entry>, &TenantId) -> (Change, T) + Clone + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         let outcome = self.decide_all(&[of], tenant, decide).await?.pop();
         outcome.ok_or(StoreError::Damaged)
@@ -222,7 +222,7 @@ impl Ledger {
         &self,
         customers: &[CustomerKey],
         tenant: &TenantId,
-        decide: impl Fn(Option<Entry>, &TenantId) -> (Change, T) + Clone + Send + 'static,
+        decide: impl Fn(Option<Entry>, &TenantId) -> (Change, T) + Clone + Send + Sync + 'static,
     ) -> Result<Vec<T>, StoreError> {
         let keys = customers.iter().map(|customer| customer.0).collect();
         let (again, owner) = (decide.clone(), tenant.clone());

@@ -50,7 +50,13 @@ use crate::{
     ident::{PseudonymKey, TenantId},
     limits::{Billing, Limits, Tariff},
     operation::Operation,
-    store::Store,
+    store::{
+        Store,
+        redis::{
+            Redis,
+            settings::{OnStoreFailure, RedisSettings},
+        },
+    },
 };
 
 /// Both clocks, read once for a decision.
@@ -74,22 +80,21 @@ struct Shared {
     /// For how long a node takes ahead, in nanoseconds.
     lease: u64,
     /// What holds while nobody can be asked.
-    away: Away,
+    away: OnStoreFailure,
 }
 
-/// What holds while the store that nodes share cannot be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Away {
-    /// What a node has, then its part of what was left when it last knew.
-    Lease,
-    /// The same, or its part of the whole limit, whichever is more.
-    LocalShare,
-    /// Nothing.
-    Refuse,
+impl Shared {
+    fn of(settings: &RedisSettings) -> Self {
+        Self {
+            nodes: NonZeroU32::new(u32::from(settings.nodes)).unwrap_or(NonZeroU32::MIN),
+            lease: bucket::nanoseconds(settings.lease),
+            away: settings.on_store_failure,
+        }
+    }
 }
 
 /// How long a request waits for its own disk.
-const DISK_TIME: Duration = Duration::from_secs(2);
+const DISK_TIME: Duration = Duration::from_secs(5);
 
 /// Why a request may not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -137,12 +142,13 @@ impl Quotas {
     /// The quotas that are kept in this store, and what fetches allowance for them.
     pub fn open(store: Store, pseudonyms: PseudonymKey) -> (Self, Keeper) {
         let (keeper, messages) = mpsc::unbounded_channel();
+        let redis = store.redis().map(Redis::settings);
         let inner = Arc::new(Inner {
             books: Mutex::default(),
             keeper,
-            shared: None,
+            shared: redis.map(Shared::of),
             subjects: Subjects::new(),
-            patience: DISK_TIME,
+            patience: redis.map_or(DISK_TIME, |redis| redis.timeout),
             opened: clock::instant(),
         });
         let keeper = Keeper::new(store, pseudonyms, Arc::clone(&inner), messages);

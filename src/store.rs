@@ -4,7 +4,8 @@
 //! A few tables of small entries behind three calls. Invariant: nothing in it can be read without
 //! `state.key`, and nothing of a person can get in as a key: an entry is found by a [`Pseudonym`],
 //! and its value is sealed together with its table and its key. What an update returned
-//! is on disk. A store that cannot be read is an error, never an empty store.
+//! is on disk. A store that cannot be read is an error, never an empty store. It is a file of this process
+//! alone, or a Redis that several gateways share.
 
 mod embedded;
 pub mod redis;
@@ -12,14 +13,24 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, io, path::Path, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use self::{
-    embedded::{Decide, Embedded, Former},
-    redis::{dial::Fault, settings::Server},
+    embedded::Embedded,
+    redis::{
+        Redis,
+        dial::Fault,
+        entries::Entries,
+        settings::{RedisSettings, Server},
+    },
 };
 use crate::ident::Pseudonym;
 
@@ -31,9 +42,57 @@ const UPDATE_TIME: Duration = Duration::from_secs(10);
 /// another one of the table, or a decoy of this size, is opened in its place.
 pub const EVEN: usize = 72;
 
+/// Where the state is, and what it is sealed with.
+pub struct StateSettings {
+    /// What values are sealed with.
+    pub key: Zeroizing<[u8; 32]>,
+    /// Where they are.
+    pub backend: Backend,
+}
+
+/// Where the state is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// In a folder of this process alone.
+    Embedded {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// In a Redis that several gateways share.
+    Redis(Box<RedisSettings>),
+}
+
+impl Backend {
+    /// The folder, where it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded { path } => Some(path),
+            Self::Redis(_) => None,
+        }
+    }
+}
+
 /// The state store. A clone is the same store; the last one that goes frees the files.
 #[derive(Clone)]
-pub struct Store(Embedded);
+pub struct Store(Kind);
+
+/// Futures of Redis go on the heap: they are much larger than a file's, and wait for the network.
+#[derive(Clone)]
+enum Kind {
+    Embedded(Embedded),
+    Redis(Entries),
+}
+
+/// Whether the store can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Redis does not answer.
+    Away,
+    /// Redis lost what was in it.
+    Lost,
+    /// It can be asked, as far as is known.
+    Up,
+}
 
 /// The tables there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +108,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// The name in the file; it is sealed into each value too.
+    /// The name in the file or in Redis; it is sealed into each value too.
     const fn name(self) -> &'static str {
         match self {
             Self::Credentials => "credentials",
@@ -76,11 +135,13 @@ pub enum Change {
 pub enum StoreError {
     /// What is stored is not what was written.
     #[error(
-        "an entry of the state store is damaged; restore the folder `state.path` from a backup"
+        "an entry of the state store is damaged or lost; restore `state.path`, or Redis, from a backup"
     )]
     Damaged,
-    /// The disk is full or gone, or took too long.
-    #[error("the state store cannot be read or written; look at the disk of `state.path`")]
+    /// The disk is full or gone, Redis is, or one of them took too long.
+    #[error(
+        "the state store cannot be read or written; look at the disk of `state.path`, or at Redis"
+    )]
     Unavailable,
 }
 
@@ -131,6 +192,36 @@ pub enum OpenError {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// What stands in Redis is not a store.
+    #[error(
+        "what Redis holds under {0:?} is not a state store, or a damaged one: restore it, or set \
+         another `state.redis.prefix` for an empty store"
+    )]
+    RedisDamaged(String),
+    /// `state.key` is not the one that it was written with.
+    #[error(
+        "`state.key` is not the key that the state in Redis under {0:?} was written with: put the former \
+         key back (all gateways have the same), or set another `state.redis.prefix` for an empty store"
+    )]
+    RedisKey(String),
+    /// A newer version wrote it.
+    #[error(
+        "the state in Redis under {prefix:?} was written by a newer version (format {found}, this one \
+         knows {}): run that version, or set another `state.redis.prefix`",
+        redis::entries::SCHEMA
+    )]
+    RedisNewer {
+        /// What its keys begin with.
+        prefix: String,
+        /// Its format.
+        found: u32,
+    },
+    /// It answers, and refuses to be written to.
+    #[error(
+        "Redis refuses to be written to: look at its memory and disk, whether it is a master, and what \
+         its user may do (docs/REDIS.md)"
+    )]
+    RedisRefuses,
     /// No cryptography, or no thread.
     #[error("the system gives no {0}: try again, and look at its limits")]
     System(&'static str),
@@ -147,19 +238,56 @@ fn of(server: Option<&Server>) -> String {
 }
 
 impl Store {
+    /// Opens the store, or makes an empty one where there is none.
+    pub async fn open(settings: &StateSettings) -> Result<Self, OpenError> {
+        match &settings.backend {
+            Backend::Embedded { path } => Self::embedded(path, &settings.key),
+            Backend::Redis(redis) => {
+                let entries = Box::pin(Entries::open(redis, &settings.key)).await?;
+                Ok(Self(Kind::Redis(entries)))
+            }
+        }
+    }
+
     /// Opens the store in a folder, or makes one where there is none. Waits for the disk; it reads
     /// all of the file, so that damage shows now and not under a request.
-    pub fn open(folder: &Path, key: &[u8; 32]) -> Result<Self, OpenError> {
-        Embedded::open(folder, key).map(Self)
+    pub fn embedded(folder: &Path, key: &[u8; 32]) -> Result<Self, OpenError> {
+        Embedded::open(folder, key).map(|embedded| Self(Kind::Embedded(embedded)))
+    }
+
+    /// The Redis that it is in, for what is counted there too.
+    pub fn redis(&self) -> Option<&Redis> {
+        match &self.0 {
+            Kind::Embedded(_) => None,
+            Kind::Redis(entries) => Some(entries.redis()),
+        }
+    }
+
+    /// Whether it can be asked; of a file that is found out by asking.
+    pub fn standing(&self) -> Standing {
+        match &self.0 {
+            Kind::Embedded(_) => Standing::Up,
+            Kind::Redis(entries) if entries.is_lost() => Standing::Lost,
+            Kind::Redis(entries) if entries.redis().is_up() => Standing::Up,
+            Kind::Redis(_) => Standing::Away,
+        }
+    }
+
+    /// A number that changes with each change of a small table, also by another gateway; none where
+    /// there can be no other.
+    pub async fn version(&self, table: Table) -> Result<Option<u64>, StoreError> {
+        match &self.0 {
+            Kind::Embedded(_) => Ok(None),
+            Kind::Redis(entries) => Box::pin(entries.version(table)).await.map(Some),
+        }
     }
 
     /// The value of one entry.
-    #[expect(
-        clippy::unused_async,
-        reason = "the embedded store answers at once; a store over the network would not"
-    )]
     pub async fn get(&self, table: Table, key: &Pseudonym) -> Result<Option<Vec<u8>>, StoreError> {
-        self.0.get(table, key)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.get(table, key),
+            Kind::Redis(entries) => Box::pin(entries.get(table, key)).await,
+        }
     }
 
     /// Changes entries, and returns what each held before. Each change is atomic; all are durable
@@ -172,7 +300,7 @@ impl Store {
         &self,
         table: Table,
         keys: Vec<Pseudonym>,
-        change: impl Fn(usize, Option<&[u8]>) -> Change + Send + 'static,
+        change: impl Fn(usize, Option<&[u8]>) -> Change + Send + Sync + 'static,
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         self.ask(table, keys, Decide(Box::new(change)), None).await
     }
@@ -183,8 +311,8 @@ impl Store {
         &self,
         table: Table,
         key: Pseudonym,
-        change: impl Fn(Option<&[u8]>) -> Change + Send + 'static,
-        undo: impl Fn(Option<&[u8]>) -> Change + Send + 'static,
+        change: impl Fn(Option<&[u8]>) -> Change + Send + Sync + 'static,
+        undo: impl Fn(Option<&[u8]>) -> Change + Send + Sync + 'static,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let change = Decide(Box::new(move |_, value| change(value)));
         let undo = Decide(Box::new(move |_, value| undo(value)));
@@ -199,19 +327,23 @@ impl Store {
         change: Decide,
         undo: Option<Decide>,
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let updated = self.0.update(table, keys, change, undo);
+        let updated = async {
+            match &self.0 {
+                Kind::Embedded(embedded) => embedded.update(table, keys, change, undo).await,
+                Kind::Redis(entries) => Box::pin(entries.update(table, keys, change, undo)).await,
+            }
+        };
         let updated = timeout(UPDATE_TIME, updated).await;
         let Former(former) = updated.unwrap_or(Err(StoreError::Unavailable))?;
         Ok(former)
     }
 
     /// All entries of a table that is known to be small.
-    #[expect(
-        clippy::unused_async,
-        reason = "the embedded store answers at once; a store over the network would not"
-    )]
     pub async fn scan(&self, table: Table) -> Result<Vec<(Pseudonym, Vec<u8>)>, StoreError> {
-        self.0.scan(table)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.scan(table),
+            Kind::Redis(entries) => Box::pin(entries.scan(table)).await,
+        }
     }
 }
 
@@ -220,3 +352,10 @@ impl fmt::Debug for Store {
         f.debug_struct("Store").finish_non_exhaustive()
     }
 }
+
+/// What entries held before an update, in the order of its keys.
+struct Former(Vec<Option<Vec<u8>>>);
+
+#[expect(clippy::type_complexity, reason = "this is the name of that type")]
+/// Decides what becomes of the entry at a place of the keys, by its value.
+struct Decide(Box<dyn Fn(usize, Option<&[u8]>) -> Change + Send + Sync>);

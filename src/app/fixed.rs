@@ -1,17 +1,16 @@
 //! What only a restart changes: keys that state and audit trail are sealed with, and where lines go.
 
-use std::path::PathBuf;
-
 use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, mistake::Mistake},
+    store::Backend,
     telemetry::TelemetrySettings,
 };
 
 /// The settings that the process was started with and keeps.
 pub(super) struct Fixed {
-    state_path: PathBuf,
+    backend: Backend,
     state_key: Zeroizing<[u8; 32]>,
     audit_key: Zeroizing<[u8; 32]>,
     telemetry: TelemetrySettings,
@@ -20,8 +19,8 @@ pub(super) struct Fixed {
 impl Fixed {
     pub(super) fn of(config: &Config) -> Self {
         Self {
-            state_path: config.state_path.clone(),
-            state_key: config.state_key.clone(),
+            backend: config.state.backend.clone(),
+            state_key: config.state.key.clone(),
             audit_key: config.audit_key.clone(),
             telemetry: config.telemetry,
         }
@@ -30,9 +29,14 @@ impl Fixed {
     /// Each of these settings that a new configuration has otherwise.
     pub(super) fn changed_in(&self, config: &Config) -> Vec<Mistake> {
         let (old, new) = (&self.telemetry, &config.telemetry);
+        let (here, there) = (&self.backend, &config.state.backend);
+        let same_path = here.folder() == there.folder();
+        let same_kind = here.folder().is_some() == there.folder().is_some();
         let compared = [
-            ("state.path", self.state_path == config.state_path),
-            ("state.key", self.state_key == config.state_key),
+            ("state.backend", same_kind),
+            ("state.path", !same_kind || same_path),
+            ("state.redis", !same_kind || !same_path || here == there),
+            ("state.key", self.state_key == config.state.key),
             ("audit.key", self.audit_key == config.audit_key),
             ("telemetry.log_format", old.format == new.format),
             ("telemetry.log_level", old.level == new.level),
@@ -43,6 +47,10 @@ impl Fixed {
             "state.path" => {
                 "stop the gateway, move the folder there, and start it: an empty one knows no owner and no \
                  revocation; or change it back"
+            }
+            "state.backend" => {
+                "stop the gateway and start it with the other one, which knows no owner and no revocation; \
+                 or change it back"
             }
             _ => "restart the gateway, or change it back",
         };

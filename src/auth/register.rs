@@ -359,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_ended_is_removed_and_what_was_renewed_or_is_configured_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let store = Store::embedded(folder.path(), &[7; 32]).unwrap();
         let register = register(&store, vec![of("configured", AT + 99)]).await;
         for revocation in [
             of("a", AT),
@@ -382,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_configurations_entries_take_the_place_of_the_old_ones() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let store = Store::embedded(folder.path(), &[7; 32]).unwrap();
         let old = ["both", "old", "old-and-stored"].map(|name| of(name, AT));
         let register = register(&store, old.to_vec()).await;
         register.add(of("old-and-stored", AT)).await.unwrap();
@@ -408,7 +408,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_of_both_configurations_is_never_out_of_force() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let store = Store::embedded(folder.path(), &[7; 32]).unwrap();
         let register = Arc::new(register(&store, vec![of("both", AT)]).await);
         let (watcher, stop) = (Arc::clone(&register), CancellationToken::new());
         let stopped = stop.clone();
@@ -435,7 +435,7 @@ mod tests {
     #[tokio::test]
     async fn after_an_update_in_doubt_the_list_follows_the_store() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let store = Store::embedded(folder.path(), &[7; 32]).unwrap();
         let (one, two) = (
             register(&store, Vec::new()).await,
             register(&store, Vec::new()).await,
@@ -453,7 +453,7 @@ mod tests {
     #[tokio::test]
     async fn there_is_a_most_of_entries() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &[7; 32]).unwrap();
+        let store = Store::embedded(folder.path(), &[7; 32]).unwrap();
         let register = register(&store, Vec::new()).await;
         let mut full = Revoked::default();
         full.extend((0..MAX_ENTRIES).map(|number| of(&number.to_string(), AT)));

@@ -1,8 +1,9 @@
-//! How a command gets at the state: by the gateway that runs, or in the store's own file.
+//! How a command gets at the state: by the gateway that runs, or in the store itself.
 //!
 //! The gateway that answers on the configuration's admin listener is asked first: a relative
 //! `state.path` leads elsewhere from another folder, and a second state would be made there without a
-//! word. Only where none answers is the file opened here, and the command says which.
+//! word. Only where none answers is the store opened here, and the command says which. In Redis it may be
+//! open beside gateways of other machines.
 
 use std::{net::IpAddr, path, time::Duration};
 
@@ -14,7 +15,7 @@ use super::{CommandError, complain};
 use crate::{
     admin::AdminSettings,
     config::Config,
-    store::{OpenError, Store},
+    store::{Backend, OpenError, Store},
 };
 
 /// Longer than the gateway's own bound of an update.
@@ -28,7 +29,7 @@ const MAX_ANSWER: usize = 32 * 1024 * 1024;
 
 /// Where the state is.
 pub(super) enum Reach {
-    /// Here: nobody else has it.
+    /// Here. Nobody else has it, unless it is in Redis.
     Store(Store),
     /// In a gateway that runs.
     Running(Operator),
@@ -40,10 +41,17 @@ impl Reach {
         if operator.answers().await {
             return Ok(Self::Running(operator));
         }
-        let folder = path::absolute(&config.state_path);
-        let folder = folder.unwrap_or_else(|_| config.state_path.clone());
+        let Backend::Embedded { path } = &config.state.backend else {
+            let store = Store::open(&config.state).await?;
+            complain(&format!(
+                "note: no gateway answers at {}; working on the state in Redis, which others may share",
+                operator.base
+            ));
+            return Ok(Self::Store(store));
+        };
+        let folder = path::absolute(path).unwrap_or_else(|_| path.clone());
         let new = if folder.exists() { "" } else { "new " };
-        match Store::open(&config.state_path, &config.state_key) {
+        match Store::open(&config.state).await {
             Ok(store) => {
                 complain(&format!(
                     "note: no gateway answers at {}; working on the {new}state in {}",

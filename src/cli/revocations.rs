@@ -124,10 +124,13 @@ async fn add(args: Add) -> Result<(), CommandError> {
                 .await?
         }
         Reach::Store(store) => {
+            let note = if store.redis().is_some() {
+                "note: every gateway that shares this Redis refuses them within seconds"
+            } else {
+                "note: no gateway runs on this state; the next one that starts will refuse them"
+            };
             let register = Register::open(store, config.pseudonyms, config.revocations).await?;
-            complain(
-                "note: no gateway runs on this state; the next one that starts will refuse them",
-            );
+            complain(note);
             show(&register.add(revocation).await?)
         }
     };

@@ -119,11 +119,6 @@ impl<'a> Field<'a> {
         name
     }
 
-    /// Whether it is this text.
-    pub(super) fn is(&self, word: &str) -> bool {
-        matches!(&self.value.kind, ValueKind::String(text) if text == word)
-    }
-
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let words = choices.iter().map(|(word, _)| *word);

@@ -1,9 +1,9 @@
-//! The sections `[limits]`, `[validation]`, `[state]`, `[audit]`, `[reload]` and `[telemetry]`.
+//! The sections `[limits]`, `[validation]`, `[audit]`, `[reload]` and `[telemetry]`.
 //!
 //! Invariant: limits that contradict each other do not leave here, and the two keys differ. The
 //! defaults stand in `config/default.toml`, not here.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use tracing::Level;
 use zeroize::Zeroizing;
@@ -99,38 +99,6 @@ pub(super) fn validation(mut section: Section<'_>, limits: Option<&Limits>) -> O
         image_types: image_types?.into_iter().collect::<ImageTypes>(),
         max_image: limits.max_image,
         max_image_pixels: limits.max_image_pixels,
-    })
-}
-
-/// What `[state]` says.
-pub(super) struct State {
-    pub(super) key: Zeroizing<[u8; 32]>,
-    pub(super) path: PathBuf,
-}
-
-/// Reads `[state]`: where the state is kept, and the key that it is sealed and people are turned
-/// into pseudonyms with.
-pub(super) fn state(mut section: Section<'_>) -> Option<State> {
-    section.unavailable(&["redis"]);
-    let backend = section.required("backend");
-    let redis = backend.as_ref().is_some_and(|f| f.is("redis"));
-    let backend = match backend {
-        Some(field) if redis => {
-            field.mistake("is not available in this version", "write \"embedded\"");
-            None
-        }
-        field => field?.choice(&[("embedded", ())]),
-    };
-    // Not a layer's default: that would be relative to a file which does not name it.
-    let path = section
-        .optional("path")
-        .map_or_else(|| Some(PathBuf::from("state")), |f| f.path());
-    let key = secret::key(&mut section, "key");
-    section.finish();
-    backend?;
-    Some(State {
-        key: key?,
-        path: path?,
     })
 }
 

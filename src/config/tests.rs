@@ -2,6 +2,7 @@
 
 mod broken;
 mod quota;
+mod redis;
 mod remote;
 mod vault;
 
@@ -658,6 +659,9 @@ fn asked_keys() -> BTreeSet<String> {
     let quota = "[tenants.quota]\nzz = 1\n[tenants.per_subject]\nzz = 1\n";
     let vault = "[vault]\naddress = \"https://vault.example\"\nauth = \"token\"\n\
                  token = { file = \"hmac\" }\nzz = 1\n";
+    let redis = "[state]\nbackend = \"redis\"\n\
+                 [state.redis]\nurls = [\"redis://127.0.0.1\"]\nnodes = 1\nzz = 1\n";
+    folder.write("redis.toml", redis);
     let text = text + quota + remote + vault;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
@@ -671,7 +675,9 @@ zz = 1
         })
         .collect();
     folder.write("probes.toml", probes.concat());
-    let mistakes = folder.load(&["gateway.toml", "probes.toml"]).unwrap_err();
+    let mistakes = folder
+        .load(&["gateway.toml", "probes.toml", "redis.toml"])
+        .unwrap_err();
     let mut keys = BTreeSet::new();
     for mistake in &mistakes {
         let section = mistake.key().strip_suffix(".zz").unwrap();
@@ -690,6 +696,7 @@ fn default_toml_shows_every_key_and_no_other() {
     let mut asked = asked_keys();
     // Tables of their own, not keys.
     assert!(asked.remove("server.http2"));
+    assert!(asked.remove("state.redis"));
     assert!(asked.remove("issuers.jwks"));
     assert!(asked.remove("issuers.bind"));
     assert!(asked.remove("accounts.credentials"));
@@ -802,13 +809,16 @@ fn a_clock_that_was_never_set_is_refused() {
 fn the_state_is_beside_the_file_that_names_it_or_in_the_working_directory() {
     let folder = Folder::new();
     let implied = folder.load_with("").unwrap();
-    assert_eq!(implied.state_path, Path::new("state"));
+    assert_eq!(implied.state.backend.folder(), Some(Path::new("state")));
     folder.write(
         "here.toml",
         BASE.replace("[state]", "[state]\npath = \"mine\""),
     );
     let named = folder.load(&["here.toml"]).unwrap();
-    assert_eq!(named.state_path, folder.folder.path().join("mine"));
+    assert_eq!(
+        named.state.backend.folder(),
+        Some(&*folder.folder.path().join("mine"))
+    );
 }
 
 impl Folder {

@@ -309,7 +309,7 @@ async fn of_many_tenants_that_race_for_a_customer_one_gets_it_and_keeps_it_over_
     let account = AccountId::try_from("main").unwrap();
     let pseudonyms = PseudonymKey::derive(&[1; 32]);
     let customer = CustomerKey::new(&pseudonyms, &account, EmailCase::Ignore, "a@example.com");
-    let ledger = Ledger::new(Store::open(folder.path(), &[1; 32]).unwrap());
+    let ledger = Ledger::new(Store::embedded(folder.path(), &[1; 32]).unwrap());
     let racing = (0..60).map(async |n| {
         let hold = ledger.hold(customer, &tenant(n % 3), Phase::Sending).await;
         (n % 3, hold.unwrap())
@@ -327,7 +327,7 @@ async fn of_many_tenants_that_race_for_a_customer_one_gets_it_and_keeps_it_over_
         ledger.release(customer, &tenant(winner)).await.unwrap();
     }
     drop(ledger);
-    let ledger = Ledger::new(Store::open(folder.path(), &[1; 32]).unwrap());
+    let ledger = Ledger::new(Store::embedded(folder.path(), &[1; 32]).unwrap());
     let other = tenant((winner + 1) % 3);
     let view = ledger.view(customer, &other).await;
     assert_eq!(view, Ok(View::AnotherTenants));

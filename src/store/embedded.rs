@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    Change, OpenError, StoreError, Table,
+    Change, Decide, Former, OpenError, StoreError, Table,
     seal::{DoesNotOpen, Sealer},
 };
 use crate::{clock, ident::Pseudonym};
@@ -71,13 +71,6 @@ impl Table {
         TableDefinition::new(self.name())
     }
 }
-
-/// What entries held before an update, in the order of its keys.
-pub(super) struct Former(pub(super) Vec<Option<Vec<u8>>>);
-
-#[expect(clippy::type_complexity, reason = "this is the name of that type")]
-/// Decides what becomes of the entry at a place of the keys, by its value.
-pub(super) struct Decide(pub(super) Box<dyn Fn(usize, Option<&[u8]>) -> Change + Send>);
 
 /// The store in a file. A clone is the same one.
 #[derive(Clone)]

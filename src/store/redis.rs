@@ -6,10 +6,13 @@
 
 mod cluster;
 pub mod dial;
+pub(super) mod entries;
+mod info;
 mod line;
 mod script;
 pub mod settings;
 mod slots;
+mod undo;
 
 use std::{
     sync::{
@@ -78,6 +81,7 @@ impl Redis {
         let shared = Arc::new(Shared {
             dialer,
             changed: Notify::new(),
+            connections: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
             stop: stop.clone(),
         });
@@ -110,19 +114,18 @@ impl Redis {
         keys: &[Vec<u8>],
         args: &[Vec<u8>],
     ) -> Result<Value, StoreError> {
-        let limit = self.0.settings.timeout;
-        self.invoke_within(limit, script, keys, args).await
+        let deadline = clock::instant() + self.0.settings.timeout;
+        self.invoke_before(deadline, script, keys, args).await
     }
 
     /// The same with another bound, for work that no request waits for.
-    pub(super) async fn invoke_within(
+    pub(super) async fn invoke_before(
         &self,
-        limit: Duration,
+        deadline: Instant,
         script: &'static Script,
         keys: &[Vec<u8>],
         args: &[Vec<u8>],
     ) -> Result<Value, StoreError> {
-        let deadline = clock::instant() + limit;
         let place = keys.first().map_or(0, |key| slot(key));
         let by_name = script.by_name(keys, args);
         let mut answer = self.0.links.ask(place, &by_name, deadline).await;
@@ -132,6 +135,36 @@ impl Redis {
             answer = self.0.links.ask(place, &by_text, deadline).await;
         }
         answer.map_err(|trouble| self.unavailable(&trouble))
+    }
+
+    /// One command about this key.
+    async fn ask(&self, key: &[u8], command: &Cmd, deadline: Instant) -> Result<Value, StoreError> {
+        let answer = self.0.links.ask(slot(key), command, deadline).await;
+        answer.map_err(|trouble| self.unavailable(&trouble))
+    }
+
+    /// One command to one master.
+    async fn ask_line(
+        &self,
+        line: &Line,
+        command: &Cmd,
+        deadline: Instant,
+    ) -> Result<Value, StoreError> {
+        let answer = line.ask(command, deadline).await;
+        answer.map_err(|trouble| self.unavailable(&trouble))
+    }
+
+    /// Every master.
+    fn lines(&self) -> Vec<Arc<Line>> {
+        match &self.0.links {
+            Links::Cluster(cluster) => cluster.masters(),
+            Links::One(line) => vec![Arc::clone(line)],
+        }
+    }
+
+    /// How many connections there have been.
+    fn connections(&self) -> u64 {
+        self.0.shared.connections.load(Relaxed)
     }
 
     /// Whether all of it can be asked. Of a cluster's nodes each one that is away takes its own keys

@@ -1,112 +1,18 @@
 //! What a store promises, run against each backend, and what the file promises besides.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    panic,
-    path::PathBuf,
-    task::{Context, Waker},
-};
+mod contract;
 
-use futures_util::{FutureExt, future::join_all};
+use std::{fs, os::unix::fs::PermissionsExt, panic, path::PathBuf};
+
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tempfile::TempDir;
 
+use self::contract::{KEY, contract, get, increment, key, put, undoing};
 use super::*;
 use crate::ident::{AccountId, PseudonymKey, Purpose};
 
-const KEY: [u8; 32] = [7; 32];
 const CUSTOMERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("customers");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-
-fn key(name: &str) -> Pseudonym {
-    let account = AccountId::try_from("main").unwrap();
-    PseudonymKey::derive(&KEY).pseudonym(Purpose::Owner, &account, name.as_bytes())
-}
-
-async fn put(store: &Store, name: &str, value: &[u8]) -> Vec<Option<Vec<u8>>> {
-    let value = value.to_vec();
-    let change = move |_, _: Option<&[u8]>| Change::Put(value.clone());
-    store
-        .update(Table::Customers, vec![key(name)], change)
-        .await
-        .unwrap()
-}
-
-async fn get(store: &Store, name: &str) -> Option<Vec<u8>> {
-    store.get(Table::Customers, &key(name)).await.unwrap()
-}
-
-fn count(value: Option<&[u8]>) -> u32 {
-    value.map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().unwrap()))
-}
-
-fn increment(_: usize, value: Option<&[u8]>) -> Change {
-    Change::Put((count(value) + 1).to_le_bytes().to_vec())
-}
-
-/// What every backend has to keep.
-async fn contract(store: Store) {
-    assert_eq!(get(&store, "a").await, None);
-    assert_eq!(put(&store, "a", b"1").await, [None]);
-    assert_eq!(put(&store, "a", b"2").await, [Some(b"1".to_vec())]);
-    assert_eq!(get(&store, "a").await.unwrap(), b"2");
-    // A table of its own.
-    assert_eq!(store.get(Table::Revocations, &key("a")).await, Ok(None));
-    assert_eq!(store.scan(Table::Revocations).await, Ok(vec![]));
-
-    let keep = |_, _: Option<&[u8]>| Change::Keep;
-    let both = vec![key("a"), key("b")];
-    let former = store.update(Table::Customers, both, keep).await;
-    assert_eq!(former, Ok(vec![Some(b"2".to_vec()), None]));
-    assert_eq!(get(&store, "b").await, None);
-
-    // A key that stands there twice is changed twice.
-    let keys = vec![key("n"), key("m"), key("n")];
-    let former = store
-        .update(Table::Customers, keys, increment)
-        .await
-        .unwrap();
-    let former: Vec<u32> = former.iter().map(|value| count(value.as_deref())).collect();
-    assert_eq!(former, [0, 0, 1]);
-    assert_eq!(count(get(&store, "n").await.as_deref()), 2);
-
-    let more = (0..100).map(|_| store.update(Table::Customers, vec![key("n")], increment));
-    let former = join_all(more).await;
-    let mut former: Vec<u32> = former
-        .into_iter()
-        .map(|value| count(value.unwrap()[0].as_deref()))
-        .collect();
-    former.sort_unstable();
-    assert_eq!(former, (2..102).collect::<Vec<u32>>());
-
-    let mut all = store.scan(Table::Customers).await.unwrap();
-    all.sort_by_key(|(key, _)| key.to_bytes());
-    let mut expected = vec![
-        (key("a"), b"2".to_vec()),
-        (key("m"), 1_u32.to_le_bytes().to_vec()),
-        (key("n"), 102_u32.to_le_bytes().to_vec()),
-    ];
-    expected.sort_by_key(|(key, _)| key.to_bytes());
-    assert_eq!(all, expected);
-
-    let remove = |_, _: Option<&[u8]>| Change::Remove;
-    let keys = vec![key("a"), key("b")];
-    store.update(Table::Customers, keys, remove).await.unwrap();
-    assert_eq!(get(&store, "a").await, None);
-
-    // Once asked for, it happens, whoever has left.
-    let mut asked = Box::pin(store.update(Table::Customers, vec![key("left")], increment));
-    assert!(
-        asked
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
-    );
-    drop(asked);
-    put(&store, "later", b"").await;
-    assert_eq!(count(get(&store, "left").await.as_deref()), 1);
-}
 
 fn folder() -> (TempDir, PathBuf) {
     let outer = tempfile::tempdir().unwrap();
@@ -117,23 +23,29 @@ fn folder() -> (TempDir, PathBuf) {
 #[tokio::test]
 async fn the_embedded_store_keeps_the_contract() {
     let (_outer, state) = folder();
-    contract(Store::open(&state, &KEY).unwrap()).await;
+    contract(Store::embedded(&state, &KEY).unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_embedded_store_undoes_what_nobody_waits_for() {
+    let (_outer, state) = folder();
+    undoing(Store::embedded(&state, &KEY).unwrap()).await;
 }
 
 #[tokio::test]
 async fn what_was_written_is_there_after_a_restart() {
     let (_outer, state) = folder();
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     put(&store, "a", b"value").await;
     drop(store);
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     assert_eq!(get(&store, "a").await.unwrap(), b"value");
 }
 
 #[tokio::test]
 async fn folder_and_files_are_private_and_hold_no_plain_value() {
     let (_outer, state) = folder();
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     put(&store, "canary-key", b"canary-value-canary-value").await;
     drop(store);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -153,27 +65,27 @@ async fn folder_and_files_are_private_and_hold_no_plain_value() {
 #[test]
 fn two_processes_never_share_a_store() {
     let (_outer, state) = folder();
-    let store = Store::open(&state, &KEY).unwrap();
-    let again = Store::open(&state, &KEY).unwrap_err();
+    let store = Store::embedded(&state, &KEY).unwrap();
+    let again = Store::embedded(&state, &KEY).unwrap_err();
     assert!(matches!(again, OpenError::InUse(_)), "{again}");
     drop(store);
-    assert!(Store::open(&state, &KEY).is_ok());
+    assert!(Store::embedded(&state, &KEY).is_ok());
 }
 
 #[test]
 fn another_key_is_told_from_damage_and_changes_nothing() {
     let (_outer, state) = folder();
-    drop(Store::open(&state, &KEY).unwrap());
-    let error = Store::open(&state, &[8; 32]).unwrap_err();
+    drop(Store::embedded(&state, &KEY).unwrap());
+    let error = Store::embedded(&state, &[8; 32]).unwrap_err();
     assert!(matches!(error, OpenError::WrongKey(_)), "{error}");
     assert!(error.to_string().contains("state.key"));
-    assert!(Store::open(&state, &KEY).is_ok());
+    assert!(Store::embedded(&state, &KEY).is_ok());
 }
 
 #[test]
 fn a_store_of_a_newer_version_is_refused() {
     let (_outer, state) = folder();
-    drop(Store::open(&state, &KEY).unwrap());
+    drop(Store::embedded(&state, &KEY).unwrap());
     edit(&state, |db| {
         let transaction = db.begin_write().unwrap();
         let newer = (embedded::SCHEMA + 1).to_le_bytes();
@@ -182,7 +94,7 @@ fn a_store_of_a_newer_version_is_refused() {
         drop(meta);
         transaction.commit().unwrap();
     });
-    let error = Store::open(&state, &KEY).unwrap_err();
+    let error = Store::embedded(&state, &KEY).unwrap_err();
     assert!(
         matches!(error, OpenError::Newer { found, .. } if found == embedded::SCHEMA + 1),
         "{error}"
@@ -192,7 +104,7 @@ fn a_store_of_a_newer_version_is_refused() {
 #[tokio::test]
 async fn a_store_of_the_first_format_is_brought_up_with_all_that_it_holds() {
     let (_outer, state) = folder();
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     put(&store, "a", b"kept").await;
     drop(store);
     let first_format = |lost: Option<Table>| {
@@ -210,13 +122,13 @@ async fn a_store_of_the_first_format_is_brought_up_with_all_that_it_holds() {
         });
     };
     first_format(None);
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     assert_eq!(get(&store, "a").await.unwrap(), b"kept");
     assert_eq!(store.get(Table::Credentials, &key("a")).await, Ok(None));
     drop(store);
     // A table that it should have had is not made anew.
     first_format(Some(Table::Revocations));
-    let error = Store::open(&state, &KEY).unwrap_err();
+    let error = Store::embedded(&state, &KEY).unwrap_err();
     assert!(matches!(error, OpenError::Damaged(_)), "{error}");
 }
 
@@ -224,7 +136,7 @@ async fn a_store_of_the_first_format_is_brought_up_with_all_that_it_holds() {
 fn a_folder_that_cannot_be_made_is_named() {
     let outer = tempfile::tempdir().unwrap();
     fs::write(outer.path().join("file"), "").unwrap();
-    let error = Store::open(&outer.path().join("file/state"), &KEY).unwrap_err();
+    let error = Store::embedded(&outer.path().join("file/state"), &KEY).unwrap_err();
     assert!(matches!(error, OpenError::Folder { .. }), "{error}");
     assert!(error.to_string().contains("file/state"));
 }
@@ -234,14 +146,14 @@ fn a_start_that_was_cut_off_leaves_nothing_in_the_way() {
     let (_outer, state) = folder();
     fs::create_dir_all(&state).unwrap();
     fs::write(state.join("state.redb.new"), "half of it").unwrap();
-    assert!(Store::open(&state, &KEY).is_ok());
+    assert!(Store::embedded(&state, &KEY).is_ok());
     assert!(!state.join("state.redb.new").exists());
 }
 
 #[tokio::test]
 async fn a_value_that_was_moved_is_damage_and_not_an_answer() {
     let (_outer, state) = folder();
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     put(&store, "mine", b"owner: mine").await;
     put(&store, "other", b"owner: other").await;
     drop(store);
@@ -254,7 +166,7 @@ async fn a_value_that_was_moved_is_damage_and_not_an_answer() {
         drop(table);
         transaction.commit().unwrap();
     });
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     let damaged = Err(StoreError::Damaged);
     let other = vec![key("other"), key("new")];
     assert_eq!(store.get(Table::Customers, &key("other")).await, damaged);
@@ -273,7 +185,7 @@ async fn a_value_that_was_moved_is_damage_and_not_an_answer() {
 #[tokio::test]
 async fn damage_never_gives_a_panic_or_a_wrong_value() {
     let (_outer, state) = folder();
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     let names: Vec<String> = (0..300).map(|n| format!("customer {n}")).collect();
     let value = |index: usize| vec![u8::try_from(index % 256).unwrap(); EVEN];
     let keys = names.iter().map(|name| key(name)).collect();
@@ -288,7 +200,7 @@ async fn damage_never_gives_a_panic_or_a_wrong_value() {
     let mut refused = 0;
     for (what, bytes) in damages(&sound) {
         fs::write(&file, &bytes).unwrap();
-        let store = match Store::open(&state, &KEY) {
+        let store = match Store::embedded(&state, &KEY) {
             Ok(store) => store,
             Err(OpenError::Damaged(path)) => {
                 refused += 1;
@@ -305,7 +217,7 @@ async fn damage_never_gives_a_panic_or_a_wrong_value() {
     }
     assert!(refused > 100, "{refused} refused");
     fs::write(&file, &sound).unwrap();
-    let store = Store::open(&state, &KEY).unwrap();
+    let store = Store::embedded(&state, &KEY).unwrap();
     assert_eq!(get(&store, "customer 0").await, Some(value(0)));
 }
 
@@ -356,45 +268,13 @@ fn edit(state: &Path, change: impl FnOnce(&Database)) {
 }
 
 #[tokio::test]
-async fn a_change_that_nobody_waits_for_any_more_is_undone_where_that_was_asked_for() {
-    let folder = TempDir::new().unwrap();
-    let store = Store::open(folder.path(), &KEY).unwrap();
-    let kept = key("a");
-    let put = |_: Option<&[u8]>| Change::Put(b"held".to_vec());
-    let undo = |value: Option<&[u8]>| match value {
-        Some(b"held") => Change::Remove,
-        Some(_) | None => Change::Keep,
-    };
-    // Asked for and waited for: it stays.
-    store
-        .update_or_undo(Table::Customers, kept, put, undo)
-        .await
-        .unwrap();
-    assert!(store.get(Table::Customers, &kept).await.unwrap().is_some());
-    // Asked for, and given up before it was done.
-    let other = key("b");
-    let mut asked = Box::pin(store.update_or_undo(Table::Customers, other, put, undo));
-    assert!((&mut asked).now_or_never().is_none());
-    drop(asked);
-    // The writer takes what was asked for in order, and undoes after that.
-    let undone = async {
-        let keep = |_: usize, _: Option<&[u8]>| Change::Keep;
-        while store.update(Table::Customers, vec![other], keep).await != Ok(vec![None]) {}
-    };
-    let waited = timeout(Duration::from_secs(20), undone).await;
-    assert!(waited.is_ok());
-    assert!(store.get(Table::Customers, &other).await.unwrap().is_none());
-    assert!(store.get(Table::Customers, &kept).await.unwrap().is_some());
-}
-
-#[tokio::test]
 async fn a_link_that_leads_nowhere_is_not_taken_for_a_missing_file() {
     let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    drop(Store::open(elsewhere.path(), &KEY).unwrap());
+    drop(Store::embedded(elsewhere.path(), &KEY).unwrap());
     let volume = elsewhere.path().join("state.redb");
     std::os::unix::fs::symlink(&volume, folder.path().join("state.redb")).unwrap();
-    drop(Store::open(folder.path(), &KEY).unwrap());
+    drop(Store::embedded(folder.path(), &KEY).unwrap());
     fs::remove_file(&volume).unwrap();
-    assert!(Store::open(folder.path(), &KEY).is_err());
+    assert!(Store::embedded(folder.path(), &KEY).is_err());
     assert!(!volume.exists());
 }

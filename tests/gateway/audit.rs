@@ -566,11 +566,10 @@ async fn a_request_leaves_one_line_of_log() {
         .to_owned();
     let bytes_out = answer.bytes().await.unwrap().len();
     world.post_text("not-a-token", "{}").await;
-    // The first lines of all say that there is a state store now, and a credential.
+    // Three others say that there is a state store now, and a credential.
     let mut lines = log.until(5).await;
     assert_eq!(lines.len(), 5, "{lines:#?}");
-    let before: Vec<Value> = lines.drain(..3).collect();
-    assert!(before.iter().all(|line| line["message"] != "request"));
+    lines.retain(|line| line["message"] == "request");
     let [first, second] = &lines[..] else {
         panic!("{lines:?}")
     };

@@ -32,6 +32,7 @@ mod ownership;
 mod path;
 mod program;
 mod proxied;
+mod quota;
 mod redis;
 mod reload;
 mod revocation;

@@ -489,7 +489,7 @@ async fn the_admin_listener_answers_probes_and_metrics_and_the_public_one_does_n
         (posted.status().as_u16(), &posted.headers()["allow"]),
         (405, &"GET".parse().unwrap())
     );
-    for path in ["/livez", "/readyz", "/metrics", "/", "/v1/usage"] {
+    for path in ["/livez", "/readyz", "/metrics", "/", "/v1/usage/"] {
         let url = format!("http://{}{path}", world.gateway);
         let answer = world.client.get(url).send().await.unwrap();
         assert_eq!(answer.status(), 404, "{path}");

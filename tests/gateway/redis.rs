@@ -1,5 +1,7 @@
 //! The state in Redis: a real server that is killed, stopped, cut off and restarted.
 
+pub mod proxy;
 pub mod server;
 
 mod link;
+mod store;

@@ -249,7 +249,7 @@ const SECTIONS: &[Case] = &[
         "telemetry.otlp_endpoint",
     ),
     ("", "[cache]\nenabled = true", "cache"),
-    ("[state]", "[state]\nbackend = \"redis\"", "state.backend"),
+    ("[state]", "[state]\nbackend = \"redis\"", "state.redis"),
     ("[state]", "[state]\nbackend = \"sqlite\"", "state.backend"),
     ("[state]", "[state]\npath = \"\"", "state.path"),
     ("[state]", "[state]\nredis = {}", "state.redis"),

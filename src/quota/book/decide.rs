@@ -8,10 +8,11 @@ use super::{Active, Denied, Step};
 use crate::{
     limits::{Limits, Policy},
     quota::{
-        Away, Now, Shared, between,
+        Now, Shared, between,
         bucket::Pace,
         window::{Meter, Window},
     },
+    store::redis::settings::OnStoreFailure,
 };
 
 /// How long a store that failed is left alone by requests of one tenant, in nanoseconds.
@@ -65,9 +66,9 @@ impl Claim<'_> {
         let free = if fresh { self.free().unwrap_or(0) } else { 0 };
         let of_all = (self.limit / nodes).saturating_sub(self.meter.own);
         let share = match shared.away {
-            Away::Lease => free / nodes,
-            Away::LocalShare => of_all.max(free / nodes),
-            Away::Refuse => 0,
+            OnStoreFailure::Lease => free / nodes,
+            OnStoreFailure::LocalShare => of_all.max(free / nodes),
+            OnStoreFailure::Refuse => 0,
         };
         self.meter.share = Some(share);
         share
@@ -113,7 +114,8 @@ impl Active {
         shared: Option<&Shared>,
     ) -> Step {
         let asks_again = self.asks_again(now, shared);
-        let refuses = self.away && shared.is_some_and(|shared| shared.away == Away::Refuse);
+        let refuses =
+            self.away && shared.is_some_and(|shared| shared.away == OnStoreFailure::Refuse);
         let (mut short, mut limited) = (false, false);
         let mut worst: Option<Denied> = None;
         for claim in claims(&mut self.day, &mut self.month, limits, cost) {
@@ -230,7 +232,7 @@ impl Active {
 
     /// Rate and concurrency, of which nodes have portions.
     pub(super) fn admit_shared(&mut self, limits: &Limits, now: &Now, shared: &Shared) -> Step {
-        if self.away && shared.away == Away::Refuse {
+        if self.away && shared.away == OnStoreFailure::Refuse {
             return self.wait_or_refuse(now);
         }
         if let Some(most) = limits.concurrency {

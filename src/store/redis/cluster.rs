@@ -138,6 +138,12 @@ impl Cluster {
         Err(Trouble::Away)
     }
 
+    /// Every master there is.
+    pub(super) fn masters(&self) -> Vec<Arc<Line>> {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().map(|(_, line)| Arc::clone(line)).collect()
+    }
+
     /// Learns the map anew where that is due.
     async fn keep(self: Arc<Self>) {
         loop {

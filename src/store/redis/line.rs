@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) dialer: Dialer,
     /// Told of each connection that is found or lost.
     pub(super) changed: Notify,
+    /// How many connections there have been, and commands.
+    pub(super) connections: AtomicU64,
     pub(super) round_trips: AtomicU64,
     pub(super) stop: CancellationToken,
 }
@@ -110,7 +112,10 @@ impl Line {
                 found.await
             }
         };
-        self.live.store(Some(Arc::new(live?)));
+        let live = live?;
+        // Counted before it is used: who asks on it looks first whether the store is still the same.
+        self.shared.connections.fetch_add(1, Relaxed);
+        self.live.store(Some(Arc::new(live)));
         self.shared.changed.notify_one();
         Ok(())
     }
@@ -118,6 +123,10 @@ impl Line {
     /// One command, answered before `deadline` or not at all.
     pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
         let live = self.live.load_full().ok_or(Trouble::Away)?;
+        // The time went by elsewhere: that is no sign of a bad connection.
+        if clock::instant() >= deadline {
+            return Err(Trouble::Away);
+        }
         self.shared.round_trips.fetch_add(1, Relaxed);
         let answer = timeout_at(deadline, live.ask(command)).await;
         self.judge(&live, answer.ok())
@@ -130,6 +139,10 @@ impl Line {
         deadline: Instant,
     ) -> Result<Value, Trouble> {
         let live = self.live.load_full().ok_or(Trouble::Away)?;
+        // The time went by elsewhere: that is no sign of a bad connection.
+        if clock::instant() >= deadline {
+            return Err(Trouble::Away);
+        }
         self.shared.round_trips.fetch_add(1, Relaxed);
         let mut both = Pipeline::with_capacity(2);
         both.cmd("ASKING").ignore().add_command(command.clone());

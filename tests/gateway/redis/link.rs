@@ -13,7 +13,10 @@ use dcams_gateway::store::{
 use redis::Value;
 use tokio::time::{sleep, timeout};
 
-use super::server::{RedisServer, free_port};
+use super::{
+    proxy::Proxy,
+    server::{RedisServer, free_port},
+};
 
 static COUNT: Script = Script::new("return redis.call('INCR', KEYS[1])");
 static BOUND: Duration = Duration::from_millis(250);
@@ -130,6 +133,36 @@ async fn a_stopped_server_is_waited_for_once_and_is_back_when_it_goes_on() {
     until(&redis, true).await;
     // What was not answered may have happened: it was sent before the stop ended.
     assert!(count(&redis, "a").await.unwrap() >= 2);
+}
+
+#[tokio::test]
+async fn a_link_that_is_cut_is_noticed_without_being_asked_and_back_when_it_heals() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port).await;
+    let settings = settings(&[proxy.url()], Mode::Single);
+    let redis = Redis::connect(&settings).await.unwrap();
+    assert_eq!(count(&redis, "a").await, Ok(1));
+    // A connection that is used: whoever comes first waits, and nobody after.
+    proxy.cut();
+    let first = refusal(&redis).await;
+    assert!(
+        first >= BOUND && first < BOUND + Duration::from_millis(250),
+        "{first:?}"
+    );
+    let second = refusal(&redis).await;
+    assert!(second < Duration::from_millis(20), "{second:?}");
+    until(&redis, false).await;
+    proxy.heal();
+    until(&redis, true).await;
+    count(&redis, "a").await.unwrap();
+    // One that is not used: nobody waits.
+    proxy.cut();
+    until(&redis, false).await;
+    let first = refusal(&redis).await;
+    assert!(first < Duration::from_millis(20), "{first:?}");
+    proxy.heal();
+    until(&redis, true).await;
+    count(&redis, "a").await.unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering::Relaxed},
     thread,
@@ -111,6 +111,10 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     fn log(&self) -> PathBuf {
