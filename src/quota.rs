@@ -17,6 +17,7 @@ mod book;
 mod bucket;
 mod keeper;
 mod portion;
+mod redis;
 mod subjects;
 mod window;
 

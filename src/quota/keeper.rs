@@ -6,6 +6,7 @@
 
 use std::{mem, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -17,11 +18,12 @@ use super::{
     Inner,
     account::{Account, Kind, Op, Told, Which},
     book::{Answered, Book, Crossed, Exchange, Look},
+    redis,
 };
 use crate::{
     clock,
     ident::{Pseudonym, PseudonymKey, Purpose, TenantId},
-    store::{Change, Store, StoreError, Table},
+    store::{Change, Store, StoreError, Table, redis::Redis},
 };
 
 /// How often it looks by itself.
@@ -195,15 +197,19 @@ impl Keeper {
         if batch.is_empty() {
             return true;
         }
-        let answers = self.ask_own(&batch).await;
+        let answers = match self.store.redis() {
+            Some(redis) => self.ask_redis(redis, &batch).await,
+            None => self.ask_own(&batch).await,
+        };
         if let Err(error) = &answers {
             tracing::error!(%error, tenants = batch.len(), "quotas cannot be kept");
         }
-        let answered = answers.is_ok();
         let mut answers = answers.unwrap_or_default().into_iter();
         let now = self.quotas.now();
+        let mut answered = true;
         for (book, exchange) in &batch {
-            let answer = answers.next();
+            let answer = answers.next().flatten();
+            answered &= answer.is_some();
             let shared = self.quotas.shared.as_ref();
             for crossed in book.answered(exchange, answer.as_ref(), &now, shared) {
                 tell(&book.tenant, &crossed);
@@ -213,7 +219,10 @@ impl Keeper {
     }
 
     /// All of it in one commit.
-    async fn ask_own(&self, batch: &[(Arc<Book>, Exchange)]) -> Result<Vec<Answered>, StoreError> {
+    async fn ask_own(
+        &self,
+        batch: &[(Arc<Book>, Exchange)],
+    ) -> Result<Vec<Option<Answered>>, StoreError> {
         let (keys, ops) = self.accounts_of(batch);
         let applied = ops.clone();
         let change = move |place: usize, stored: Option<&[u8]>| {
@@ -222,7 +231,30 @@ impl Keeper {
             changed.map_or(Change::Keep, |account| Change::Put(account.encode()))
         };
         let former = self.store.update(Table::Usage, keys, change).await?;
-        told(batch, &ops, &former)
+        let answers = told(batch, &ops, &former)?;
+        Ok(answers.into_iter().map(Some).collect())
+    }
+
+    /// Each tenant's in a call of its own, all at once. Redis says by itself when it is away; what it
+    /// answers and nobody understands is an error.
+    async fn ask_redis(
+        &self,
+        redis: &Redis,
+        batch: &[(Arc<Book>, Exchange)],
+    ) -> Result<Vec<Option<Answered>>, StoreError> {
+        let nodes = self.quotas.shared.map_or(1, |shared| shared.nodes.get());
+        let mut calls = Vec::with_capacity(batch.len());
+        for (book, exchange) in batch {
+            let asking = (self.node, nodes);
+            calls.push(redis::exchange(redis, &book.tenant, asking, exchange));
+        }
+        let answers = join_all(calls).await.into_iter();
+        let answers = answers.map(|answer| match answer {
+            Ok(answered) => Ok(Some(answered)),
+            Err(StoreError::Unavailable) => Ok(None),
+            Err(StoreError::Damaged) => Err(StoreError::Damaged),
+        });
+        answers.collect()
     }
 
     fn accounts_of(&self, batch: &[(Arc<Book>, Exchange)]) -> (Vec<Pseudonym>, Vec<Op>) {

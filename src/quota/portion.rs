@@ -36,6 +36,7 @@ pub(super) struct Portion {
     empty_until: u64,
     /// What is let through while nobody can be asked.
     alone: Option<Bucket>,
+    seen: bool,
     /// What the store has left for all, as of the last answer.
     seen_left: u64,
     places: u32,
@@ -54,6 +55,8 @@ pub(super) struct Portion {
 pub(super) struct PortionOp {
     /// A rate's count, period in microseconds, and the burst that the store's bucket has.
     pub(super) rate: Option<(u64, u64, u64)>,
+    /// Whether the store has answered before.
+    pub(super) seen: bool,
     pub(super) seq: u64,
     pub(super) back: u64,
     pub(super) debt: u64,
@@ -204,6 +207,7 @@ impl Portion {
         };
         Some(PortionOp {
             rate: limits.rate.as_ref().map(of_rate),
+            seen: self.seen,
             seq: self.seq,
             back,
             debt,
@@ -222,6 +226,7 @@ impl Portion {
     ) {
         let Some(asked) = asked else { return };
         self.sent = None;
+        self.seen = true;
         self.alone = None;
         self.tokens += told.tokens;
         self.needed = 0;

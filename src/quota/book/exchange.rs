@@ -87,10 +87,13 @@ impl Book {
         for window in &mut active.closed {
             ops.extend(window.ask(limits, node, false));
         }
-        ops.extend(active.day.ask(limits, node, all));
+        // Other nodes take of the same accounts: what is known of them stays fresh.
+        let all = all || (shared.is_some() && look == Look::Now && active.quiet == 0);
+        ops.extend(active.day.ask(limits, node, all && limits_day(limits)));
         let load = matches!(look, Look::All | Look::Called) && !active.loaded;
         let load = load && limits.rate.is_some() && shared.is_none();
-        let month = active.month.ask(limits, node, all || load || parting);
+        let month_too = (all && limits.monthly.is_some()) || load || parting;
+        let month = active.month.ask(limits, node, month_too);
         let full_at = parting.then(|| full_at(active, now));
         ops.extend(month.map(|op| Op {
             bucket: full_at,
@@ -233,4 +236,9 @@ fn of_policies(op: &Op, told: &Told) -> impl Iterator<Item = Crossed> {
             limit: limit.get(place).copied().flatten().unwrap_or(0) + seen.at(place).1,
             taken: seen.at(place).0,
         })
+}
+
+/// Whether anything is limited by the day.
+const fn limits_day(limits: &Limits) -> bool {
+    limits.daily.is_some() || limits.bytes_daily.is_some()
 }

@@ -1,0 +1,196 @@
+//! A tenant's accounts and portions in Redis, which several nodes share: all of a tenant's limits in one
+//! call of one script, on Redis's own clock.
+//!
+//! Keys carry the tenant as a hash tag, so that they are in one slot of a cluster. What is kept there
+//! are numbers and tenants' ids, nothing of a person.
+
+use redis::Value;
+
+use super::{
+    account::{Kind, MEASURES, Op, Seen, Tally, Told, Which},
+    book::{Answered, Exchange},
+    portion::{PLACES_KEPT, PortionOp, PortionTold},
+};
+use crate::{
+    ident::TenantId,
+    store::{
+        StoreError,
+        redis::{Redis, Script},
+    },
+};
+
+static EXCHANGE: Script = Script::new(include_str!("exchange.lua"));
+
+/// How long accounts are kept after the last report, in seconds: a day's 40 days, a month's 25 months.
+const DAY_KEPT: u64 = 40 * 86_400;
+const MONTH_KEPT: u64 = 25 * 31 * 86_400;
+/// How long portions are, in microseconds, where the rate does not need longer.
+const PORTION_KEPT: u64 = 86_400_000_000;
+
+/// How many numbers come back of a portion, and of an account.
+const OF_PORTION: usize = 4;
+const OF_ACCOUNT: usize = 10;
+
+/// Takes one tenant's exchange to Redis.
+pub(super) async fn exchange(
+    redis: &Redis,
+    tenant: &TenantId,
+    (node, nodes): (u64, u32),
+    exchange: &Exchange,
+) -> Result<Answered, StoreError> {
+    let prefix = redis.prefix();
+    let mut keys = Vec::with_capacity(1 + exchange.ops.len());
+    let mut args = Numbers(Vec::with_capacity(64));
+    let ops = u64::try_from(exchange.ops.len()).unwrap_or(0);
+    let portions = u64::from(exchange.portion.is_some());
+    args.extend([node, u64::from(nodes), portions, ops]);
+    if let Some(portion) = &exchange.portion {
+        keys.push(format!("{prefix}quota:{{{tenant}}}:portions").into_bytes());
+        args.portion(portion);
+    }
+    for op in &exchange.ops {
+        keys.push(account_key(prefix, tenant, &op.which));
+        args.account(op);
+    }
+    let answer = redis.invoke(&EXCHANGE, &keys, &args.0).await?;
+    understood(&answer, exchange).ok_or(StoreError::Damaged)
+}
+
+fn account_key(prefix: &str, tenant: &TenantId, which: &Which) -> Vec<u8> {
+    format!("{prefix}quota:{{{tenant}}}:{which}").into_bytes()
+}
+
+/// Arguments of the script.
+struct Numbers(Vec<Vec<u8>>);
+
+impl Numbers {
+    fn extend(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        let texts = numbers.into_iter().map(|number| number.to_string());
+        self.0.extend(texts.map(String::into_bytes));
+    }
+
+    fn portion(&mut self, op: &PortionOp) {
+        let (count, period, burst) = op.rate.unwrap_or_default();
+        let (most, want) = op.concurrency.unwrap_or_default();
+        self.extend([op.seq, count, period, burst, u64::from(op.seen)]);
+        self.extend([op.back, op.debt, op.want, PORTION_KEPT]);
+        self.extend([most, want, PLACES_KEPT]);
+    }
+
+    fn account(&mut self, op: &Op) {
+        let kept = match op.which.kind {
+            Kind::Day => DAY_KEPT,
+            Kind::Month => MONTH_KEPT,
+        };
+        self.extend([op.seq, u64::from(op.warn_at), kept]);
+        for limit in op.limit {
+            match limit {
+                Some(limit) => self.extend([limit]),
+                None => self.0.push(b"-1".to_vec()),
+            }
+        }
+        let report = &op.report;
+        for measures in [report.back, report.debt, report.grant, op.want, op.need] {
+            self.extend(measures);
+        }
+        self.extend([op.seen.epoch, op.seen.version]);
+        self.extend(op.seen.taken);
+        self.extend(op.seen.extra);
+        let tally: Vec<u64> = report.tally.numbers().collect();
+        if report.tally.is_empty() {
+            self.extend([0]);
+        } else {
+            self.extend([u64::try_from(tally.len()).unwrap_or(0)]);
+            self.extend(tally);
+        }
+    }
+}
+
+/// What the script's numbers mean; nothing where they are not what it returns.
+fn understood(answer: &Value, exchange: &Exchange) -> Option<Answered> {
+    let Value::Array(values) = answer else {
+        return None;
+    };
+    let number = |value: &Value| match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    let numbers: Vec<u64> = values.iter().map(number).collect::<Option<_>>()?;
+    let portions = if exchange.portion.is_some() {
+        OF_PORTION
+    } else {
+        0
+    };
+    let (portion, accounts) = numbers.split_at_checked(portions)?;
+    let portion = match *portion {
+        [tokens, wait, left, places] => Some(PortionTold {
+            tokens,
+            wait,
+            left,
+            places,
+        }),
+        _ => None,
+    };
+    let told: Vec<Told> = accounts
+        .chunks(OF_ACCOUNT)
+        .map(of_account)
+        .collect::<Option<_>>()?;
+    (told.len() == exchange.ops.len()).then_some(Answered { told, portion })
+}
+
+fn of_account(numbers: &[u64]) -> Option<Told> {
+    let [given @ .., _, _, _, _, _, _, _, _] = numbers else {
+        return None;
+    };
+    let [_, _, t0, t1, x0, x1, c0, c1, epoch, version] = *numbers else {
+        return None;
+    };
+    let given: [u64; MEASURES] = given.try_into().ok()?;
+    Some(Told {
+        given,
+        seen: Seen {
+            epoch,
+            version,
+            taken: [t0, t1],
+            extra: [x0, x1],
+        },
+        crossed: [c0 > 0, c1 > 0],
+        ..Told::default()
+    })
+}
+
+/// What an account holds, for a statement: what was taken and granted, and the tally.
+pub(super) async fn read(
+    redis: &Redis,
+    tenant: &TenantId,
+    which: &Which,
+) -> Result<Option<(Seen, Tally)>, StoreError> {
+    let key = account_key(redis.prefix(), tenant, which);
+    let answer = redis.invoke(&READ, &[key], &[]).await?;
+    let Value::Array(values) = answer else {
+        return Err(StoreError::Damaged);
+    };
+    let number = |value: &Value| match value {
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        Value::Nil => Some(0),
+        _ => None,
+    };
+    let numbers: Option<Vec<u64>> = values.iter().map(number).collect();
+    let numbers = numbers.ok_or(StoreError::Damaged)?;
+    let [epoch, version, taken, bytes, extra, extra_bytes, tally @ ..] = numbers.as_slice() else {
+        return Ok(None);
+    };
+    let seen = Seen {
+        epoch: *epoch,
+        version: *version,
+        taken: [*taken, *bytes],
+        extra: [*extra, *extra_bytes],
+    };
+    Ok((*epoch > 0).then(|| (seen, Tally::of(tally.iter().copied()))))
+}
+
+static READ: Script = Script::new(
+    "local fields = { 'e', 'v', 'r', 'b', 'x', 'y' }\n\
+     for i = 1, 22 do fields[#fields + 1] = 't' .. i end\n\
+     return redis.call('HMGET', KEYS[1], unpack(fields))",
+);
