@@ -140,7 +140,7 @@ impl App {
         let store = Store::open(&config.state).await?;
         let (ledger, known) = (Ledger::new(store.clone()), store.clone());
         let revocations = std::mem::take(&mut config.revocations);
-        let register = Register::open(store, config.pseudonyms.clone(), revocations);
+        let register = Register::open(store.clone(), config.pseudonyms.clone(), revocations);
         let register = Arc::new(register.await?);
         warn_of_lost(&register, &config.terms).await?;
         let observers = Arc::new(Observers {
@@ -155,6 +155,7 @@ impl App {
         rotator.complete(&mut accounts).await?;
         let (reloads, requests) = Reloads::channel();
         let lasting = Arc::new(Lasting {
+            store,
             ledger,
             register,
             observers,
@@ -200,6 +201,7 @@ impl App {
         // It ends with the admin listener: revocations are taken until the last request has finished.
         let (upkeep, ending) = (&lasting.upkeep, &lasting.ending);
         let register = Arc::clone(&lasting.register);
+        upkeep.spawn(Arc::clone(&register).follow(ending.clone()));
         upkeep.spawn(register.keep_tidy(ending.clone()));
         live.current().start_fetching(None, upkeep);
         upkeep.spawn(Arc::clone(&lasting.rotator).run(ending.clone()));
