@@ -33,6 +33,7 @@ use crate::{
     rotator::{AccountStanding, Rotator},
     segments::Segments,
     server::ConnectionStats,
+    store::{Standing, Store, redis::Redis},
     trail::Observers,
 };
 
@@ -59,6 +60,8 @@ pub struct Admin {
     pub rotator: Arc<Rotator>,
     /// The revocations.
     pub register: Arc<Register>,
+    /// Where the state is.
+    pub store: Store,
     /// By whom the configuration is read again.
     pub reloads: Reloads,
     /// Whom revocations may name.
@@ -137,6 +140,15 @@ impl Admin {
             for account in self.rotator.standings() {
                 page.push_str(&describe_account(&account));
             }
+            page.push_str(match self.store.standing() {
+                Standing::Away => {
+                    "state store: Redis does not answer; what needs it is refused, known revocations are in force\n"
+                }
+                Standing::Lost => {
+                    "state store: Redis has lost its data; restore it, or restart every gateway\n"
+                }
+                Standing::Up => "",
+            });
             if let Some(refused) = self.reloads.last_refusal() {
                 page.push_str(
                     "configuration: the last reload was refused, and the one before is in force\n",
@@ -172,6 +184,8 @@ impl Admin {
             connections_refused: self.connections.refused(),
             connections_distrusted: self.connections.distrusted(),
             connections_unannounced: self.connections.unannounced(),
+            state_store_up: u64::from(self.store.standing() == Standing::Up),
+            state_store_round_trips: self.store.redis().map_or(0, Redis::round_trips),
         });
         respond(
             StatusCode::OK,

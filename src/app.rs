@@ -143,7 +143,7 @@ impl App {
         let (ledger, known) = (Ledger::new(store.clone()), store.clone());
         let (quotas, keeper) = Quotas::open(store.clone(), config.pseudonyms.clone());
         let revocations = std::mem::take(&mut config.revocations);
-        let register = Register::open(store, config.pseudonyms.clone(), revocations);
+        let register = Register::open(store.clone(), config.pseudonyms.clone(), revocations);
         let register = Arc::new(register.await?);
         warn_of_lost(&register, &config.terms).await?;
         let observers = Arc::new(Observers {
@@ -158,6 +158,7 @@ impl App {
         rotator.complete(&mut accounts).await?;
         let (reloads, requests) = Reloads::channel();
         let lasting = Arc::new(Lasting {
+            store,
             ledger,
             quotas,
             register,
@@ -205,6 +206,7 @@ impl App {
         // It ends with the admin listener: revocations are taken until the last request has finished.
         let (upkeep, ending) = (&lasting.upkeep, &lasting.ending);
         let register = Arc::clone(&lasting.register);
+        upkeep.spawn(Arc::clone(&register).follow(ending.clone()));
         upkeep.spawn(register.keep_tidy(ending.clone()));
         live.current().start_fetching(None, upkeep);
         upkeep.spawn(Arc::clone(&lasting.rotator).run(ending.clone()));

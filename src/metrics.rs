@@ -118,6 +118,10 @@ pub struct Levels {
     pub connections_distrusted: u64,
     /// Connections closed because they did not begin with a PROXY header, since the start.
     pub connections_unannounced: u64,
+    /// Whether the state store can be asked, 1 or 0.
+    pub state_store_up: u64,
+    /// Questions to Redis, since the start.
+    pub state_store_round_trips: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -632,6 +636,11 @@ fn levels(registry: &mut Registry) -> Vec<Level> {
             "Open connections of the public listener",
             |now| now.connections,
         ),
+        gauge(
+            "state_store_up",
+            "1 while the state store can be asked, 0 while Redis is away or has lost its data",
+            |now| now.state_store_up,
+        ),
     ];
     let mut counter = |name, help, read| {
         let counter = Counter::default();
@@ -653,6 +662,11 @@ fn levels(registry: &mut Registry) -> Vec<Level> {
         "connections_unannounced",
         "Connections closed: they did not begin with a good PROXY header",
         |now| now.connections_unannounced,
+    ));
+    levels.push(counter(
+        "state_store_round_trips",
+        "Questions to Redis",
+        |now| now.state_store_round_trips,
     ));
     levels
 }

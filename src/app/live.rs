@@ -34,6 +34,7 @@ use crate::{
     rotator::{Former, Plan, Rotator},
     segments::Segments,
     server::{ConnectionStats, Handle, Protocol, ProxyProtocol, RequestBody, ServerSettings},
+    store::Store,
     trail::Observers,
     upstream::client::{UpstreamClient, UpstreamError, UpstreamSettings},
 };
@@ -43,6 +44,7 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// What outlives every configuration.
 pub(super) struct Lasting {
+    pub(super) store: Store,
     pub(super) ledger: Ledger,
     pub(super) quotas: Quotas,
     pub(super) register: Arc<Register>,
@@ -242,6 +244,7 @@ fn admin(
         fixed_keys: config.issuers.iter().any(|i| i.keys.remote().is_none()),
         remote_keys: fetching.iter().map(|f| Arc::clone(&f.keys)).collect(),
         register: Arc::clone(&lasting.register),
+        store: lasting.store.clone(),
         reloads: lasting.reloads.clone(),
         rotator: Arc::clone(&lasting.rotator),
         terms: config.terms.clone(),

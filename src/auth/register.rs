@@ -1,18 +1,21 @@
 //! Keeps the register of revocations: durable in the state store, and in force on every request.
 //!
-//! Invariant: what was acknowledged is on disk and in force. Where the disk does not answer in time,
-//! what was asked for is in force all the same, until the store has been looked at again.
+//! Invariant: what was acknowledged is in the store and in force. Where the store does not answer in time,
+//! what was asked for is in force all the same, until the store has been looked at again. What another
+//! gateway writes into a store that they share is in force here about a second later; while that store is
+//! away, or where it has forgotten, what is known stays in force.
 
 use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval};
@@ -28,6 +31,12 @@ use crate::{
 /// Most entries: at up to 800 bytes each, with their targets held twice, about 80 MB.
 const MAX_ENTRIES: usize = 50_000;
 
+/// How often it is asked whether another gateway has changed something.
+const FOLLOW: Duration = Duration::from_secs(1);
+
+/// How many entries of the store are asked for at once.
+const TOGETHER: usize = 500;
+
 /// How often entries that have ended are removed.
 const TIDY: Duration = Duration::from_mins(1);
 
@@ -40,6 +49,8 @@ pub struct Register {
     list: RevocationList,
     /// Whether an update ended in doubt, so that the list may differ from the store.
     behind: AtomicBool,
+    /// Up to which change the store's entries are in the list.
+    seen: AtomicU64,
 }
 
 /// An entry, as operators see it.
@@ -91,6 +102,8 @@ impl Register {
     ) -> Result<Self, StoreError> {
         let mut revoked = Revoked::default();
         revoked.extend(configured.iter().cloned());
+        // Before the entries: what changes in between is looked at again.
+        let seen = store.version(Table::Revocations).await?.unwrap_or(0);
         for (_, value) in store.scan(Table::Revocations).await? {
             revoked.add(decode(&value)?);
         }
@@ -102,6 +115,7 @@ impl Register {
             configured: ArcSwap::from_pointee(configured),
             list,
             behind: AtomicBool::new(false),
+            seen: AtomicU64::new(seen),
         })
     }
 
@@ -218,6 +232,86 @@ impl Register {
         }
     }
 
+    /// Takes over what other gateways change, every second, until `stop`; nothing to do where there can
+    /// be no other.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        if self.store.redis().is_none() {
+            return;
+        }
+        let mut ticks = interval(FOLLOW);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let followed = self.follow_once(clock::now()).await;
+            match &followed {
+                Err(error) if !failing => tracing::error!(
+                    %error,
+                    "what other gateways revoke is not learnt; what is known stays in force"
+                ),
+                Ok(()) if failing => tracing::info!("what other gateways revoke is learnt again"),
+                Ok(()) | Err(_) => {}
+            }
+            failing = followed.is_err();
+        }
+    }
+
+    async fn follow_once(&self, now: Timestamp) -> Result<(), StoreError> {
+        let Some(version) = self.store.version(Table::Revocations).await? else {
+            return Ok(());
+        };
+        let seen = self.seen.load(Relaxed);
+        if version == seen {
+            return Ok(());
+        }
+        let mut stored = Revoked::default();
+        for (_, value) in self.store.scan(Table::Revocations).await? {
+            stored.add(decode(&value)?);
+        }
+        if version < seen {
+            self.restore(&stored, now).await?;
+        }
+        let mut expected = stored;
+        expected.extend(self.configured.load().iter().cloned());
+        let known = self.list.snapshot();
+        let all = known.targets().into_iter().chain(expected.targets());
+        let differing: HashSet<Target> = all.filter(|t| known.of(t) != expected.of(t)).collect();
+        // One by one, because one that is being written here may not have been there yet.
+        let differing: Vec<_> = differing.into_iter().map(|t| (self.id(&t), t)).collect();
+        if !differing.is_empty() {
+            self.apply(&differing).await?;
+        }
+        self.seen.store(version, Relaxed);
+        Ok(())
+    }
+
+    /// Writes again what a store has forgotten: an older copy of it has taken its place.
+    async fn restore(&self, stored: &Revoked, now: Timestamp) -> Result<(), StoreError> {
+        let configured = self.configured.load_full();
+        let known = self.list.snapshot();
+        let in_configuration = |target: &Target| {
+            configured
+                .iter()
+                .any(|revocation| revocation.target == *target)
+        };
+        let targets = known.targets().into_iter();
+        let lost = targets.filter(|t| stored.of(t).is_none() && !in_configuration(t));
+        let lost = lost.filter_map(|target| known.of(&target).cloned());
+        let lost: Vec<Revocation> = lost.filter(|r| !r.has_ended(now)).collect();
+        tracing::error!(
+            revocations = lost.len(),
+            "the state store went back in time; the revocations that it has forgotten are written again"
+        );
+        let keys = lost.iter().map(|r| self.id(&r.target)).collect();
+        let change = move |place: usize, stored: Option<&[u8]>| match (stored, lost.get(place)) {
+            (None, Some(revocation)) => Change::Put(encode(revocation)),
+            (Some(_), _) | (None, None) => Change::Keep,
+        };
+        self.store
+            .update(Table::Revocations, keys, change)
+            .await
+            .map(drop)
+    }
+
     /// Remembers that the list may differ from the store, where that was asked in vain.
     fn note<T>(&self, asked: Result<T, StoreError>) -> Result<T, StoreError> {
         asked.inspect_err(|_| self.behind.store(true, Relaxed))
@@ -289,9 +383,13 @@ impl Register {
         targets: &[(Pseudonym, Target)],
     ) -> Result<Vec<Option<Revocation>>, StoreError> {
         let mut stored = Vec::with_capacity(targets.len());
-        for (id, _) in targets {
-            let value = self.store.get(Table::Revocations, id).await?;
-            stored.push(value.as_deref().map(decode).transpose()?);
+        for some in targets.chunks(TOGETHER) {
+            let asked = some
+                .iter()
+                .map(|(id, _)| self.store.get(Table::Revocations, id));
+            for value in try_join_all(asked).await? {
+                stored.push(value.as_deref().map(decode).transpose()?);
+            }
         }
         Ok(stored)
     }

@@ -239,6 +239,10 @@ impl Revoked {
         self.0.len()
     }
 
+    pub(super) fn of(&self, target: &Target) -> Option<&Revocation> {
+        self.0.get(target)
+    }
+
     pub(super) fn targets(&self) -> HashSet<Target> {
         self.0.keys().cloned().collect()
     }

@@ -1,7 +1,7 @@
 //! The sections `[state]` and `[state.redis]`.
 //!
-//! Invariant: nothing that belongs to another backend or mode than the chosen one stands there, and no
-//! URL holds a login.
+//! Invariant: nothing that belongs to another mode than the chosen one stands there, and no URL holds a
+//! login.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -63,8 +63,9 @@ pub(super) fn state(mut section: Section<'_>) -> Option<StateSettings> {
         }
         Some(Kind::Redis) => {
             if let Some(path) = path {
+                // One file of several may be for either.
                 let mend = "remove it, or write backend = \"embedded\"";
-                path.mistake("has no effect beside this `backend`", mend);
+                path.warning("has no effect beside this `backend`", mend);
             }
             redis_of(&section, redis).map(|redis| Backend::Redis(Box::new(redis)))
         }

@@ -4,4 +4,7 @@ pub mod proxy;
 pub mod server;
 
 mod link;
+mod many;
+mod secure;
+mod shared;
 mod store;

@@ -17,6 +17,7 @@ pub struct RedisServer {
     pub port: u16,
     home: TempDir,
     options: Vec<String>,
+    sentinel: bool,
     child: Option<Child>,
 }
 
@@ -28,13 +29,40 @@ impl RedisServer {
 
     /// The same with more options, such as `["--requirepass", "secret"]`.
     pub fn with(options: &[&str]) -> Self {
-        let port = free_port();
+        Self::on(free_port(), options)
+    }
+
+    /// The same on a port that was chosen before.
+    pub fn on(port: u16, options: &[&str]) -> Self {
         let mut server = Self {
             port,
             home: tempfile::tempdir().unwrap(),
             options: options.iter().map(|&option| option.to_owned()).collect(),
+            sentinel: false,
             child: None,
         };
+        server.run();
+        server
+    }
+
+    /// A sentinel that decides alone, and soon, about the master `main` on this port.
+    pub fn sentinel(master: u16) -> Self {
+        let mut server = Self {
+            port: free_port(),
+            home: tempfile::tempdir().unwrap(),
+            options: Vec::new(),
+            sentinel: true,
+            child: None,
+        };
+        let said = format!(
+            "port {}\nbind 127.0.0.1\ndir {home}\nlogfile {home}/log\n\
+             sentinel monitor main 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 2000\n",
+            server.port,
+            home = server.home.path().display(),
+        );
+        fs::write(server.home.path().join("own.conf"), said).unwrap();
         server.run();
         server
     }
@@ -48,7 +76,12 @@ impl RedisServer {
         if !file.exists() {
             fs::write(&file, "").unwrap();
         }
-        command.arg(&file).args([
+        command.arg(&file);
+        if self.sentinel {
+            self.launch(command.arg("--sentinel"), "+monitor master");
+            return;
+        }
+        command.args([
             "--port",
             &self.port.to_string(),
             "--bind",
