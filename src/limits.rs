@@ -116,7 +116,7 @@ pub struct Tariff {
     pub refused: Billing,
     /// Whether a request is charged of which nobody knows whether it was done.
     pub unknown: Billing,
-    /// Whether one is charged that DCAMS answered with 429 or 5xx.
+    /// Whether one is charged that DCAMS answered with 429 or 503.
     pub unavailable: Billing,
     /// Most end users that are told apart, of all tenants together.
     pub max_subjects: usize,

@@ -473,7 +473,11 @@ fn outcome_of(asked: &Result<Segments, GatewayError>, admission: &Admission) -> 
             Refusal::CredentialsRejected => return Outcome::Undone,
             Refusal::Echo | Refusal::Malformed(_) => Ending::Unknown,
             Refusal::NotFound { .. } | Refusal::Refused { .. } => Ending::Refused,
-            Refusal::Unavailable { .. } => Ending::Unavailable,
+            // By these two it says that it did nothing; after another 5xx it may have.
+            Refusal::Unavailable {
+                status: StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS,
+            } => Ending::Unavailable,
+            Refusal::Unavailable { .. } => Ending::Unknown,
         },
         Err(GatewayError::Send(error)) if error.sent() => Ending::Unknown,
         // A question of our own was answered, and that was the end of it.

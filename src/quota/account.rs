@@ -50,7 +50,7 @@ pub enum Ending {
     Refused,
     /// DCAMS did it.
     Succeeded,
-    /// DCAMS answered 429 or 5xx.
+    /// DCAMS answered 429 or 503.
     Unavailable,
     /// Nobody knows whether DCAMS did it.
     Unknown,
@@ -201,6 +201,8 @@ pub(super) struct Op {
 pub(super) struct Told {
     /// What it may admit from now on.
     pub(super) given: [u64; MEASURES],
+    /// Whether there is more, that is held back until other nodes have said what they used.
+    pub(super) held: bool,
     /// What all nodes together have taken, this time included, and what was granted on top.
     pub(super) seen: Seen,
     /// Whether the soft limit was crossed just now.

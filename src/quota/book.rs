@@ -250,10 +250,11 @@ impl Book {
         let State { limits, active } = &mut *state;
         let active = opened(active, limits, now);
         active.roll(limits, now);
-        let limited = [limits.daily, limits.bytes_daily, limits.monthly];
-        let unknown = active.day.seen.is_none() || active.month.seen.is_none();
+        let day = limits.daily.or(limits.bytes_daily).is_some();
+        let month = limits.monthly.is_some();
+        let unknown = (day && active.day.seen.is_none()) || (month && active.month.seen.is_none());
         let old = shared && now.mono.saturating_sub(active.asked) > STALE;
-        (unknown || old) && limited.iter().any(Option::is_some)
+        unknown || (old && (day || month))
     }
 
     /// Notes that a request has waited in vain for the store.

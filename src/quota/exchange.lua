@@ -4,7 +4,9 @@
 -- KEYS: the tenant's portions, where asked about, then one account each for `ops`.
 -- ARGV: node, nodes, portion (0 or 1), ops; then what the portion takes, then what each account does.
 -- Returns numbers: of the portion tokens, wait, left, places; of each account given (2), taken (2),
--- extra (2), crossed (2), epoch, version.
+-- extra (2), crossed (2), epoch, version, held back (0 or 1).
+-- How long nodes have to say what they know, after something was lost or nobody could be asked.
+local HOLD = 3000000
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local at, key = 0, 0
@@ -104,32 +106,55 @@ for _ = 1, ops do
   local seen_taken, seen_extra = { arg(), arg() }, { arg(), arg() }
   local tally = arg()
 
-  local stored = redis.call('HMGET', name, 'e', 'v', 'r', 'b', 'x', 'y', 'w', 'z', 's:' .. node)
+  local stored = redis.call('HMGET', name, 'e', 'v', 'r', 'b', 'x', 'y', 'w', 'z', 's:' .. node,
+    'lost', 'hold', 'free1', 'free2', 'hold:' .. node, 'part1:' .. node, 'part2:' .. node)
   local function number(place)
     return tonumber(stored[place] or 0)
   end
   local here = stored[1] and tonumber(stored[1]) or now
   local taken, extra = { number(3), number(4) }, { number(5), number(6) }
   local warned, crossed, given = { number(7), number(8) }, { 0, 0 }, { 0, 0 }
+  local lost, hold, free = number(10), number(11), { number(12), number(13) }
+  local part = { 0, 0 }
+  local known = stored[9] and tonumber(stored[9]) >= seq
   if epoch > 0 and (epoch ~= here or number(2) < version) then
-    -- This server has lost what the node has seen.
+    -- This server has lost what the node has seen. The node that was last to take something has seen the
+    -- most; until all have had the time to say what they have seen, nothing is given.
+    lost, hold = 1, math.max(hold, here + HOLD)
     for i = 1, 2 do
       taken[i] = math.max(taken[i], seen_taken[i])
       extra[i] = math.max(extra[i], seen_extra[i])
     end
   end
-  local known = stored[9] and tonumber(stored[9]) >= seq
+  if not known and debt[1] + debt[2] > 0 and now > hold then
+    -- Nobody could be asked, and nodes went on with their parts. Others have not said yet how much of
+    -- theirs they used, so for a while each is given no more than its part of what was free.
+    lost, hold = 0, now + HOLD
+    for i = 1, 2 do
+      free[i] = limit[i] >= 0 and math.max(0, limit[i] + extra[i] - taken[i]) or 0
+    end
+  elseif number(14) == hold then
+    part = { number(15), number(16) }
+  end
+  local holds, held = now <= hold, 0
   for i = 1, 2 do
     if not known then
       taken[i] = math.max(0, taken[i] - back[i]) + debt[i]
       extra[i] = extra[i] + grant[i]
+      part[i] = math.max(0, part[i] + debt[i] - back[i])
     end
     if limit[i] >= 0 then
       local all = limit[i] + extra[i]
       local left = math.max(0, all - taken[i])
       local fair = math.max(need[i], math.floor(left / (2 * nodes)))
       given[i] = math.min(want[i], fair, left)
-      taken[i] = taken[i] + given[i]
+      if holds then
+        local most = lost == 1 and 0 or math.max(0, math.floor(free[i] / nodes) - part[i])
+        if given[i] > most then
+          given[i], held = most, 1
+        end
+      end
+      taken[i], part[i] = taken[i] + given[i], part[i] + given[i]
       local soft = taken[i] >= math.ceil(all * warn_at / 100)
       if soft and warned[i] == 0 then crossed[i] = 1 end
       warned[i] = soft and 1 or 0
@@ -138,6 +163,10 @@ for _ = 1, ops do
   version = number(2) + 1
   redis.call('HSET', name, 'e', text(here), 'v', text(version), 'r', text(taken[1]), 'b', text(taken[2]),
     'x', text(extra[1]), 'y', text(extra[2]), 'w', warned[1], 'z', warned[2], 's:' .. node, text(seq))
+  if holds then
+    redis.call('HSET', name, 'lost', lost, 'hold', text(hold), 'free1', text(free[1]), 'free2', text(free[2]),
+      'hold:' .. node, text(hold), 'part1:' .. node, text(part[1]), 'part2:' .. node, text(part[2]))
+  end
   for i = 1, tally do
     local more = arg()
     if not known and more > 0 then
@@ -149,5 +178,6 @@ for _ = 1, ops do
     answer[#answer + 1] = pair[1]
     answer[#answer + 1] = pair[2]
   end
+  answer[#answer + 1] = held
 end
 return answer

@@ -7,7 +7,7 @@
 use redis::Value;
 
 use super::{
-    account::{Kind, MEASURES, Op, Seen, Tally, Told, Which},
+    account::{Kind, Op, Seen, Tally, Told, Which},
     book::{Answered, Exchange},
     portion::{PLACES_KEPT, PortionOp, PortionTold},
 };
@@ -29,7 +29,7 @@ const PORTION_KEPT: u64 = 86_400_000_000;
 
 /// How many numbers come back of a portion, and of an account.
 const OF_PORTION: usize = 4;
-const OF_ACCOUNT: usize = 10;
+const OF_ACCOUNT: usize = 11;
 
 /// Takes one tenant's exchange to Redis.
 pub(super) async fn exchange(
@@ -139,15 +139,12 @@ fn understood(answer: &Value, exchange: &Exchange) -> Option<Answered> {
 }
 
 fn of_account(numbers: &[u64]) -> Option<Told> {
-    let [given @ .., _, _, _, _, _, _, _, _] = numbers else {
+    let [g0, g1, t0, t1, x0, x1, c0, c1, epoch, version, held] = *numbers else {
         return None;
     };
-    let [_, _, t0, t1, x0, x1, c0, c1, epoch, version] = *numbers else {
-        return None;
-    };
-    let given: [u64; MEASURES] = given.try_into().ok()?;
     Some(Told {
-        given,
+        given: [g0, g1],
+        held: held > 0,
         seen: Seen {
             epoch,
             version,

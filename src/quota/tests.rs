@@ -1,3 +1,7 @@
+#[path = "../../tests/gateway/redis/server.rs"]
+mod server;
+mod shared;
+
 use std::{num::NonZeroU32, path::Path};
 
 use futures_util::future::join_all;

@@ -85,6 +85,8 @@ pub(super) struct Window {
     pub(super) seen: Option<Seen>,
     /// When that was, on the monotonic clock.
     pub(super) asked: u64,
+    /// Whether more is held back for now.
+    pub(super) held: bool,
     /// What is to be reported next.
     pub(super) pending: Report,
     /// A report that is not acknowledged: it is sent again until it is.
@@ -104,6 +106,7 @@ impl Window {
             meters: [Meter::default(); MEASURES],
             seen: None,
             asked: 0,
+            held: false,
             pending: Report::default(),
             sent: None,
             seq: 0,
@@ -171,6 +174,7 @@ impl Window {
         self.sent = None;
         self.seen = Some(told.seen);
         self.asked = now;
+        self.held = told.held;
         for (meter, given) in self.meters.iter_mut().zip(told.given) {
             meter.left = meter.left.saturating_add(given);
             meter.need = 0;

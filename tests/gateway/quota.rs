@@ -1,6 +1,6 @@
 //! Quotas as a client sees them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use dcams_gateway::{
     operation::Operation,
@@ -196,8 +196,8 @@ async fn a_charge_is_kept_or_given_back_by_what_happened() {
         world.simulator.set_credentials(vec![login]);
     };
     accepted();
-    let busy = FaultKind::Status {
-        status: 503,
+    let said = |status| FaultKind::Status {
+        status,
         message: "busy".to_owned(),
         retry_after: None,
     };
@@ -216,7 +216,8 @@ async fn a_charge_is_kept_or_given_back_by_what_happened() {
             502,
             1,
         ),
-        ("unavailable", Some(busy), 502, 0),
+        ("unavailable", Some(said(503)), 502, 0),
+        ("another failure", Some(said(500)), 502, 1),
     ];
     let mut used = 0;
     for (what, fault, status, cost) in table {

@@ -64,6 +64,8 @@ impl Claim<'_> {
         let nodes = u64::from(shared.nodes.get());
         let fresh = now.mono.saturating_sub(self.asked) <= FRESH;
         let free = if fresh { self.free().unwrap_or(0) } else { 0 };
+        // What was not reported yet is not in what was seen.
+        let free = free.saturating_sub(*self.debt);
         let of_all = (self.limit / nodes).saturating_sub(self.meter.own);
         let share = match shared.away {
             OnStoreFailure::Lease => free / nodes,
@@ -170,6 +172,10 @@ impl Active {
             && self.away
         {
             return self.go_on(limits, cost, now, shared, denied);
+        }
+        let recently = now.mono.saturating_sub(self.asked) < LEFT_ALONE;
+        if recently && (self.day.held || self.month.held) {
+            return Step::Refuse;
         }
         let Some(step) = self.wait(now) else {
             return Step::Refuse;
