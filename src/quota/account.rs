@@ -203,6 +203,8 @@ pub(super) struct Told {
     pub(super) given: [u64; MEASURES],
     /// Whether there is more, that is held back until other nodes have said what they used.
     pub(super) held: bool,
+    /// What this node may still use until then, should nobody be there to be asked.
+    pub(super) part: Option<[u64; MEASURES]>,
     /// What all nodes together have taken, this time included, and what was granted on top.
     pub(super) seen: Seen,
     /// Whether the soft limit was crossed just now.

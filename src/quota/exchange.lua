@@ -4,7 +4,8 @@
 -- KEYS: the tenant's portions, where asked about, then one account each for `ops`.
 -- ARGV: node, nodes, portion (0 or 1), ops; then what the portion takes, then what each account does.
 -- Returns numbers: of the portion tokens, wait, left, places; of each account given (2), taken (2),
--- extra (2), crossed (2), epoch, version, held back (0 or 1).
+-- extra (2), crossed (2), epoch, version, whether something was held back (0 or 1), whether parts are
+-- kept to (0 or 1), and what the node has left of its part (2).
 -- How long nodes have to say what they know, after something was lost or nobody could be asked.
 local HOLD = 3000000
 local clock = redis.call('TIME')
@@ -136,7 +137,7 @@ for _ = 1, ops do
   elseif number(14) == hold then
     part = { number(15), number(16) }
   end
-  local holds, held = now <= hold, 0
+  local holds, held, rest = now <= hold, 0, { 0, 0 }
   for i = 1, 2 do
     if not known then
       taken[i] = math.max(0, taken[i] - back[i]) + debt[i]
@@ -155,6 +156,7 @@ for _ = 1, ops do
         end
       end
       taken[i], part[i] = taken[i] + given[i], part[i] + given[i]
+      rest[i] = lost == 1 and 0 or math.max(0, math.floor(free[i] / nodes) - part[i])
       local soft = taken[i] >= math.ceil(all * warn_at / 100)
       if soft and warned[i] == 0 then crossed[i] = 1 end
       warned[i] = soft and 1 or 0
@@ -178,6 +180,8 @@ for _ = 1, ops do
     answer[#answer + 1] = pair[1]
     answer[#answer + 1] = pair[2]
   end
-  answer[#answer + 1] = held
+  for _, number in ipairs({ held, holds and 1 or 0, rest[1], rest[2] }) do
+    answer[#answer + 1] = number
+  end
 end
 return answer

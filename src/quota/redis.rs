@@ -29,7 +29,7 @@ const PORTION_KEPT: u64 = 86_400_000_000;
 
 /// How many numbers come back of a portion, and of an account.
 const OF_PORTION: usize = 4;
-const OF_ACCOUNT: usize = 11;
+const OF_ACCOUNT: usize = 14;
 
 /// Takes one tenant's exchange to Redis.
 pub(super) async fn exchange(
@@ -139,12 +139,17 @@ fn understood(answer: &Value, exchange: &Exchange) -> Option<Answered> {
 }
 
 fn of_account(numbers: &[u64]) -> Option<Told> {
-    let [g0, g1, t0, t1, x0, x1, c0, c1, epoch, version, held] = *numbers else {
+    let (counts, held) = numbers.split_at_checked(OF_ACCOUNT - 4)?;
+    let [g0, g1, t0, t1, x0, x1, c0, c1, epoch, version] = *counts else {
+        return None;
+    };
+    let [held, parts, part0, part1] = *held else {
         return None;
     };
     Some(Told {
         given: [g0, g1],
         held: held > 0,
+        part: (parts > 0).then_some([part0, part1]),
         seen: Seen {
             epoch,
             version,

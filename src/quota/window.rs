@@ -139,8 +139,10 @@ impl Window {
         let limit = Self::limits(self.which.kind, limits);
         let mut want = [0; MEASURES];
         let mut need = [0; MEASURES];
+        // All that is owed is to be known there before more is given.
+        let owes = self.sent.is_some() && self.pending.debt != [0; MEASURES];
         for (place, meter) in self.meters.iter_mut().enumerate() {
-            if limit.get(place).copied().flatten().is_none() {
+            if owes || limit.get(place).copied().flatten().is_none() {
                 continue;
             }
             if let (Some(want), Some(need)) = (want.get_mut(place), need.get_mut(place)) {
@@ -175,10 +177,12 @@ impl Window {
         self.seen = Some(told.seen);
         self.asked = now;
         self.held = told.held;
-        for (meter, given) in self.meters.iter_mut().zip(told.given) {
+        for (place, (meter, given)) in self.meters.iter_mut().zip(told.given).enumerate() {
             meter.left = meter.left.saturating_add(given);
             meter.need = 0;
-            meter.share = None;
+            let owed = self.pending.debt.get(place).copied().unwrap_or(0);
+            let part = told.part.and_then(|part| part.get(place).copied());
+            meter.share = part.map(|part| part.saturating_sub(owed));
         }
     }
 }
