@@ -235,14 +235,20 @@ impl Entries {
                 return;
             };
             if certain && !heard {
-                // It stands where the entry was not touched since; if not, it is decided anew.
-                drop(tables.update(table, &keys, &undo).await);
-            } else if let Some(written) = unsure {
-                let key = *key;
+                // It happened, so whatever has become of it is asked.
+                if tables.update(table, &keys, &undo).await.is_err() {
+                    undoing.later(Undo {
+                        table,
+                        key: *key,
+                        written: None,
+                        change: undo,
+                    });
+                }
+            } else if unsure.is_some() {
                 undoing.later(Undo {
                     table,
-                    key,
-                    written,
+                    key: *key,
+                    written: unsure,
                     change: undo,
                 });
             }
@@ -332,10 +338,10 @@ impl Tables {
         self.trust(deadline).await?;
         let now = self.read(*table, key, deadline).await?;
         // An entry is never sealed to the same bytes twice: this is that update, and nothing since.
-        if now.as_ref() != Some(written) {
+        if written.is_some() && now != *written {
             return Ok(());
         }
-        let value = self.opened(*table, key, Some(written))?;
+        let value = self.opened(*table, key, now.as_deref())?;
         if let (_, Some(next)) = decided(&[0], value, change) {
             let next = self.sealed(*table, key, next)?;
             self.swap(*table, key, now, &next, deadline).await?;

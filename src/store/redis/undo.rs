@@ -1,7 +1,7 @@
 //! Takes back what was written though nobody was told so: the answer did not come in time.
 //!
-//! Invariant: only what is there byte by byte as it was sent is taken back. What was sent may arrive
-//! late, out of a connection that was given up, so it is looked for twice.
+//! Invariant: of what may not have happened only that is taken back which is there byte by byte as it was
+//! sent. It may arrive late, out of a connection that was given up, so it is looked for twice.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -31,8 +31,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Undo {
     pub(super) table: Table,
     pub(super) key: Pseudonym,
-    /// The entry as it was sent.
-    pub(super) written: Vec<u8>,
+    /// The entry as it was sent; nothing where it did happen.
+    pub(super) written: Option<Vec<u8>>,
     /// What takes it back.
     pub(super) change: Decide,
 }
@@ -83,7 +83,9 @@ async fn work(tables: Arc<Tables>, mut waiting: mpsc::Receiver<Undo>) {
             first = waiting.recv(), if again.len() < WAITING => {
                 let Some(undo) = first else { return };
                 take_back(&tables, &undo).await;
-                again.push_back((clock::instant() + AGAIN, undo));
+                if undo.written.is_some() {
+                    again.push_back((clock::instant() + AGAIN, undo));
+                }
             }
         }
     }

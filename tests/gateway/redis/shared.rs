@@ -287,3 +287,28 @@ async fn a_command_works_beside_a_gateway_on_another_machine() {
     assert!(ended.err.contains("every gateway"), "{}", ended.err);
     until_status(&gateway, 401).await;
 }
+
+#[tokio::test]
+async fn another_redis_takes_a_restart() {
+    let server = RedisServer::start();
+    let world = gateway(&server).await;
+    let lists = toml("", "");
+    let refusal = async |state: String| {
+        world.rewrite(&(state + &lists));
+        let answer = world.reload().await;
+        assert_eq!(answer.status, 409, "{}", answer.text);
+        answer.json()["mistakes"].as_array().unwrap().clone()
+    };
+    let more = refusal(state(&server) + "database = 1\n").await;
+    assert_eq!(more.len(), 1, "{more:?}");
+    assert!(
+        more[0].as_str().unwrap().contains("`state.redis`"),
+        "{more:?}"
+    );
+    let other = refusal(String::new()).await;
+    assert_eq!(other.len(), 1, "{other:?}");
+    assert!(
+        other[0].as_str().unwrap().contains("`state.backend`"),
+        "{other:?}"
+    );
+}

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use self::contract::{KEY, contract, count, get, increment, key, put, undoing};
 use super::{
     link::{self, until},
+    many::Nodes,
     proxy::Proxy,
     server::{RedisServer, free_port},
 };
@@ -49,6 +50,17 @@ async fn the_store_in_redis_keeps_the_contract() {
     server.cli(&["SET", "prefix:customers:x", "other"]);
     server.cli(&["SET", "pre-fix:customers:x", "other"]);
     contract(in_redis(&server).await).await;
+}
+
+#[tokio::test]
+async fn the_store_in_a_cluster_keeps_the_contract() {
+    let nodes = Nodes::start(false).await;
+    let settings = with(RedisSettings {
+        timeout: Duration::from_secs(1),
+        ..nodes.settings()
+    });
+    contract(Store::open(&settings).await.unwrap()).await;
+    undoing(Store::open(&settings).await.unwrap()).await;
 }
 
 #[tokio::test]
