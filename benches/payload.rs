@@ -11,42 +11,27 @@
     reason = "a bench stops where its input is wrong, and its figures are its output"
 )]
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+#[path = "support/permit.rs"]
+mod permit;
+
+use std::{hint::black_box, time::Duration};
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use dcams_gateway::{
-    address::AddressRules,
-    auth::{
-        Authenticator, IssuerSettings,
-        dpop::{DpopRules, DpopSettings, NonceKey, ProofChecker},
-        install_crypto,
-        jwks::KeySource,
-        keys::{KeySet, SigningKey},
-        permit::{Permit, authorize},
-        revocation::RevocationList,
-    },
+    auth::permit::Permit,
     clock,
-    ident::{AccountId, IssuerId, TenantId},
-    limits::{Limits, SubjectLimits, calendar::Calendar},
-    operation::{Operation, Operations},
     payload::{
         DataUri, Field, ImageTypes, Rules, Submission,
         lift::{self, lift},
     },
-    tenant::{Country, Disclosure, Isolation, Tenant},
+    tenant::Country,
     upstream::seal::{SealedRequest, seal},
 };
-use futures_util::FutureExt;
-use http::header::AUTHORIZATION;
-use jiff::{
-    Timestamp,
-    civil::{Date, date},
-    tz::TimeZone,
-};
-use jsonwebtoken::Algorithm;
-use serde_json::json;
+use jiff::civil::{Date, date};
+
+use self::permit::permit;
 
 const TODAY: Date = date(2026, 11, 23);
 const FRAME: usize = 400 * 1024;
@@ -204,79 +189,6 @@ fn rules() -> Rules {
         image_types: ImageTypes::ALL,
         max_image: 10 << 20,
         max_image_pixels: 100_000_000,
-    }
-}
-
-/// A permit as requests get it: from a token.
-fn permit() -> Permit {
-    install_crypto();
-    let secret = [7; 32];
-    let keys = KeySet::from_secret(&[Algorithm::HS256], &secret).expect("a secret");
-    let issuer = IssuerSettings {
-        id: IssuerId::try_from("bench").expect("a name"),
-        issuer: "bench".to_owned(),
-        audiences: vec!["bench".to_owned()],
-        keys: KeySource::Fixed(keys),
-        tenants: [TenantId::try_from("acme").expect("a name")].into(),
-        tenant_claim: "tenant".to_owned(),
-        customer_claim: "customer_email".to_owned(),
-        leeway: Duration::ZERO,
-        max_ttl: Duration::from_hours(1),
-        types: vec!["JWT".to_owned()],
-        customer_services: Operations::default(),
-        dpop: DpopRules {
-            required: false,
-            max_age: Duration::ZERO,
-            nonce: false,
-        },
-        bind: Vec::new(),
-    };
-    let now = Timestamp::UNIX_EPOCH;
-    let token = SigningKey::from_secret(Algorithm::HS256, &secret)
-        .and_then(|key| {
-            key.sign(&json!({
-                "iss": "bench", "aud": "bench", "exp": 60, "tenant": "acme",
-                "scope": Operation::CreateOrUpdateCustomer.scope(),
-            }))
-        })
-        .expect("a token");
-    let request = http::Request::post("/").header(AUTHORIZATION, format!("Bearer {token}"));
-    let (parts, ()) = request.body(()).expect("a request").into_parts();
-    let proofs = DpopSettings {
-        public_urls: Vec::new(),
-        nonces: NonceKey::derive(&secret),
-    };
-    let proofs = ProofChecker::new(proofs, now);
-    let caller = Authenticator::new(vec![issuer], RevocationList::default(), proofs)
-        .authenticate(&parts, now)
-        .now_or_never()
-        .expect("nothing to wait for")
-        .expect("a good token");
-    let tenant = tenant(caller.tenant().clone());
-    let member = |_: &str| None;
-    authorize(&caller, &tenant, Operation::CreateOrUpdateCustomer, member).expect("a permit")
-}
-
-fn tenant(id: TenantId) -> Tenant {
-    Tenant {
-        id,
-        account: AccountId::try_from("main").expect("a name"),
-        enabled: true,
-        services: Operation::ALL.into_iter().collect(),
-        response: Disclosure::Minimal,
-        addresses: AddressRules::default(),
-        country: Country::Us,
-        isolation: Isolation::None,
-        limits: Arc::new(Limits {
-            rate: None,
-            concurrency: None,
-            daily: None,
-            bytes_daily: None,
-            monthly: None,
-            per_subject: SubjectLimits::default(),
-            warn_at: 80,
-            calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
-        }),
     }
 }
 

@@ -15,6 +15,7 @@
 mod account;
 mod book;
 mod bucket;
+mod end_user;
 mod keeper;
 mod portion;
 mod redis;
@@ -42,13 +43,15 @@ pub use self::{
 };
 use self::{
     book::{Book, Charged, Step},
+    end_user::EndUser,
     keeper::Message,
-    subjects::{SubjectKey, Subjects},
+    redis::SubjectOp,
+    subjects::Subjects,
 };
 use crate::{
     auth::permit::Permit,
     clock,
-    ident::{PseudonymKey, TenantId},
+    ident::{Pseudonym, PseudonymKey, Purpose, TenantId},
     limits::{Billing, Limits, Tariff},
     operation::Operation,
     store::{
@@ -126,6 +129,9 @@ struct Inner {
     books: Mutex<HashMap<TenantId, Arc<Book>>>,
     keeper: mpsc::UnboundedSender<Message>,
     shared: Option<Shared>,
+    /// Where end users are counted, where nodes share them.
+    redis: Option<Redis>,
+    pseudonyms: PseudonymKey,
     subjects: Subjects,
     /// How long a request waits for allowance.
     patience: Duration,
@@ -148,6 +154,8 @@ impl Quotas {
             books: Mutex::default(),
             keeper,
             shared: redis.map(Shared::of),
+            redis: store.redis().cloned(),
+            pseudonyms: pseudonyms.clone(),
             subjects: Subjects::new(),
             patience: redis.map_or(DISK_TIME, |redis| redis.timeout),
             opened: clock::instant(),
@@ -203,6 +211,11 @@ impl Inner {
         }
     }
 
+    /// Has Redis told of an end user, behind the request.
+    fn owe(&self, tenant: TenantId, subject: Pseudonym, op: SubjectOp) {
+        drop(self.keeper.send(Message::Owe(tenant, subject, op)));
+    }
+
     fn call(&self, book: &Arc<Book>) {
         // The keeper ends last; what comes after it is not written down any more.
         drop(self.keeper.send(Message::Look(Arc::clone(book))));
@@ -223,17 +236,14 @@ impl TenantQuota {
         tariff: Tariff,
     ) -> Result<Admission, QuotaError> {
         let shared = self.quotas.shared.as_ref();
-        let subject = self.subject(subject, limits);
+        let subject = self.end_user(subject, limits, tariff.max_subjects);
         // First, so that one end user who is too fast takes nothing of the tenant's rate.
-        if let (Some(key), Some(rate)) = (subject, &limits.per_subject.rate) {
-            let now = self.quotas.now();
-            let subjects = &self.quotas.subjects;
-            subjects.admit(key, rate, &now, tariff.max_subjects)?;
+        if let Some(subject) = &subject {
+            subject.admit().await?;
         }
         self.decide(|now| self.book.admit(now, shared)).await?;
         Ok(Admission {
             quota: self.clone(),
-            limits: Arc::clone(limits),
             subject,
             tariff,
             charged: None,
@@ -263,15 +273,38 @@ impl TenantQuota {
     pub fn standings(&self, subject: Option<&str>, limits: &Limits) -> Vec<Standing> {
         let (now, shared) = (self.quotas.now(), self.quotas.shared.as_ref());
         let mut standings = self.book.standings(&now, shared);
-        if let Some(key) = self.subject(subject, limits) {
-            standings.extend(self.quotas.subjects.standings(key, limits, &now));
+        if !limits.per_subject.is_empty() {
+            let subjects = &self.quotas.subjects;
+            let key = subjects.key(&self.book.tenant, subject);
+            standings.extend(subjects.standings(key, limits, &now));
         }
         standings
     }
 
-    fn subject(&self, subject: Option<&str>, limits: &Limits) -> Option<SubjectKey> {
-        let limited = !limits.per_subject.is_empty();
-        limited.then(|| self.quotas.subjects.key(&self.book.tenant, subject))
+    fn end_user(
+        &self,
+        subject: Option<&str>,
+        limits: &Arc<Limits>,
+        room: usize,
+    ) -> Option<EndUser> {
+        if limits.per_subject.is_empty() {
+            return None;
+        }
+        let (tenant, quotas) = (&self.book.tenant, &self.quotas);
+        let name = || {
+            let subject = subject.unwrap_or_default().as_bytes();
+            quotas
+                .pseudonyms
+                .pseudonym(Purpose::Subject, tenant, subject)
+        };
+        Some(EndUser {
+            key: quotas.subjects.key(tenant, subject),
+            name: quotas.redis.is_some().then(name),
+            tenant: tenant.clone(),
+            limits: Arc::clone(limits),
+            quotas: Arc::clone(quotas),
+            room,
+        })
     }
 
     /// Decides, and where allowance has to be had first waits for it, once for a time.
@@ -311,9 +344,8 @@ impl TenantQuota {
 /// it; dropped before anything was sent, it costs nothing but its place in the rate.
 pub struct Admission {
     quota: TenantQuota,
-    limits: Arc<Limits>,
     /// Whose it is, where end users have limits.
-    subject: Option<SubjectKey>,
+    subject: Option<EndUser>,
     tariff: Tariff,
     charged: Option<Charged>,
     operation: Option<Operation>,
@@ -329,10 +361,8 @@ impl Admission {
     pub async fn charge(&mut self, permit: &Permit, bytes: u64) -> Result<(), QuotaError> {
         let cost = (self.tariff.cost(permit.operation()), bytes);
         let quota = self.quota.clone();
-        if let Some(key) = self.subject {
-            let (now, subjects) = (quota.quotas.now(), &quota.quotas.subjects);
-            let room = self.tariff.max_subjects;
-            subjects.charge(key, &self.limits, cost.0, &now, room)?;
+        if let Some(subject) = &self.subject {
+            subject.charge(cost.0).await?;
         }
         let shared = quota.quotas.shared.as_ref();
         let charged = &mut self.charged;
@@ -389,9 +419,8 @@ impl Admission {
     }
 
     fn refund_subject(&self, units: u64) {
-        if let Some(key) = self.subject {
-            let now = self.quota.quotas.now();
-            self.quota.quotas.subjects.refund(key, units, &now);
+        if let Some(subject) = &self.subject {
+            subject.refund(units);
         }
     }
 

@@ -64,6 +64,13 @@ impl Bucket {
         }
     }
 
+    /// One that will be full after this time, whatever its pace.
+    pub(super) const fn fills(now: u64, left: u64) -> Self {
+        Self {
+            full_at: now.saturating_add(left),
+        }
+    }
+
     /// How long it takes to be full.
     pub(super) const fn fills_in(self, now: u64) -> u64 {
         self.full_at.saturating_sub(now)

@@ -18,7 +18,7 @@ use super::{
     Inner,
     account::{Account, Kind, Op, Told, Which},
     book::{Answered, Book, Crossed, Exchange, Look},
-    redis,
+    redis::{self, SubjectOp},
 };
 use crate::{
     clock,
@@ -41,6 +41,8 @@ pub(super) enum Message {
     Look(Arc<Book>),
     /// Somebody wants to know how these stand. Told whether the store has said it.
     Survey(Vec<Arc<Book>>, oneshot::Sender<bool>),
+    /// An end user has used more or less than Redis knows.
+    Owe(TenantId, Pseudonym, SubjectOp),
     /// The process ends: everything is to be written down.
     Close(oneshot::Sender<()>),
 }
@@ -91,6 +93,12 @@ impl Keeper {
                             Message::Survey(books, done) => {
                                 let known = self.survey(&books, &tell).await;
                                 let _ = done.send(known);
+                            }
+                            // While Redis is away it is lost: memory counts then.
+                            Message::Owe(tenant, subject, op) => {
+                                if let Some(redis) = self.store.redis() {
+                                    drop(redis::subject(redis, &tenant, subject, &op).await);
+                                }
                             }
                             Message::Close(done) => return self.close(done, &tell).await,
                         }

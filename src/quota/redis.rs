@@ -4,15 +4,18 @@
 //! Keys carry the tenant as a hash tag, so that they are in one slot of a cluster. What is kept there
 //! are numbers and tenants' ids, nothing of a person.
 
+use jiff::civil::Date;
 use redis::Value;
 
 use super::{
     account::{Kind, Op, Seen, Tally, Told, Which},
     book::{Answered, Exchange},
     portion::{PLACES_KEPT, PortionOp, PortionTold},
+    subjects::fill_time,
 };
 use crate::{
-    ident::TenantId,
+    ident::{Pseudonym, TenantId},
+    limits::Rate,
     store::{
         StoreError,
         redis::{Redis, Script},
@@ -108,14 +111,7 @@ impl Numbers {
 
 /// What the script's numbers mean; nothing where they are not what it returns.
 fn understood(answer: &Value, exchange: &Exchange) -> Option<Answered> {
-    let Value::Array(values) = answer else {
-        return None;
-    };
-    let number = |value: &Value| match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        _ => None,
-    };
-    let numbers: Vec<u64> = values.iter().map(number).collect::<Option<_>>()?;
+    let numbers = numbers(answer)?;
     let portions = if exchange.portion.is_some() {
         OF_PORTION
     } else {
@@ -159,6 +155,81 @@ fn of_account(numbers: &[u64]) -> Option<Told> {
         crossed: [c0 > 0, c1 > 0],
         ..Told::default()
     })
+}
+
+/// What is asked about one end user.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SubjectOp {
+    /// Whether its rate is asked to let a request through.
+    pub(super) rate: Option<Rate>,
+    /// Its day's name and limit, and what is taken of it; negative where it is given back.
+    pub(super) day: Option<(Date, u64, i64)>,
+}
+
+/// What Redis says of an end user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SubjectTold {
+    pub(super) allowed: bool,
+    /// After how many microseconds the rate lets another through, and in how many it is full.
+    pub(super) wait: u64,
+    pub(super) fills_in: u64,
+    /// What is used of the day.
+    pub(super) used: u64,
+}
+
+static SUBJECT: Script = Script::new(include_str!("subject.lua"));
+
+/// How long an end user is remembered, in seconds: a day of any time zone, and longer for a slow rate.
+const SUBJECT_KEPT: u64 = 2 * 86_400;
+
+/// Asks about one end user, who has this pseudonym.
+pub(super) async fn subject(
+    redis: &Redis,
+    tenant: &TenantId,
+    subject: Pseudonym,
+    op: &SubjectOp,
+) -> Result<SubjectTold, StoreError> {
+    let key = format!("{}quota:{{{tenant}}}:subject:{subject}", redis.prefix());
+    let mut args = Numbers(Vec::with_capacity(7));
+    let of_rate = |rate: &Rate| {
+        let period = u64::try_from(rate.period.as_micros()).unwrap_or(u64::MAX);
+        [
+            u64::from(rate.count.get()),
+            period,
+            u64::from(rate.burst.get()),
+        ]
+    };
+    args.extend(op.rate.as_ref().map_or([0; 3], of_rate));
+    let (day, limit, units) = match op.day {
+        Some((day, limit, units)) => (day.to_string(), limit.to_string(), units),
+        None => ("-".to_owned(), "-1".to_owned(), 0),
+    };
+    let texts = [day, limit, units.to_string()];
+    args.0.extend(texts.map(String::into_bytes));
+    let fills_in = op.rate.map_or(0, |rate| fill_time(&rate).as_secs());
+    args.extend([SUBJECT_KEPT.max(fills_in.saturating_add(1))]);
+    let answer = redis.invoke(&SUBJECT, &[key.into_bytes()], &args.0).await?;
+    let numbers = numbers(&answer).ok_or(StoreError::Damaged)?;
+    let [allowed, wait, fills_in, used] = *numbers else {
+        return Err(StoreError::Damaged);
+    };
+    Ok(SubjectTold {
+        allowed: allowed > 0,
+        wait,
+        fills_in,
+        used,
+    })
+}
+
+fn numbers(answer: &Value) -> Option<Box<[u64]>> {
+    let Value::Array(values) = answer else {
+        return None;
+    };
+    let number = |value: &Value| match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    values.iter().map(number).collect()
 }
 
 /// What an account holds, for a statement: what was taken and granted, and the tally.

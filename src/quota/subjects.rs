@@ -42,6 +42,14 @@ pub(super) struct SubjectKey {
     subject: [u64; 2],
 }
 
+/// What is known of one elsewhere.
+pub(super) struct Known {
+    /// In how many nanoseconds its bucket is full.
+    pub(super) fills_in: u64,
+    /// What it has used of a day, and when that ends.
+    pub(super) day: Option<(u64, Timestamp)>,
+}
+
 #[derive(Default)]
 struct Part {
     places: HashMap<SubjectKey, usize>,
@@ -160,6 +168,16 @@ impl Subjects {
         }
         uses.units = sum;
         Ok(())
+    }
+
+    /// Puts what Redis knows in the place of what is known here.
+    pub(super) fn note(&self, key: SubjectKey, told: &Known, now: &Now, room: usize) {
+        let mut part = self.part(key);
+        let uses = part.of(key, now, room);
+        uses.bucket = Bucket::fills(now.mono, told.fills_in);
+        if let Some((used, day_ends)) = told.day {
+            (uses.units, uses.day_ends) = (used, day_ends);
+        }
     }
 
     /// Gives back what did nothing.

@@ -325,3 +325,79 @@ async fn what_redis_has_lost_is_made_good_by_what_nodes_have_seen() {
     // Each had its part of what was left when it last looked, up to a second before.
     assert!((950..=1100).contains(&all), "{all}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_user_has_one_rate_and_one_day_on_all_nodes() {
+    let nodes = Nodes::start(2, OnStoreFailure::Lease).await;
+    let per_subject = SubjectLimits {
+        rate: per_hour(30).rate,
+        daily: Some(20),
+    };
+    let limits = Limits {
+        per_subject,
+        ..none()
+    };
+    assert_eq!(nodes.rush(&limits, 25).await, 20);
+    let tenants = nodes.tenants(&limits);
+    // Five were let through by the rate and refused by the day; five more are left.
+    for round in 0..5 {
+        let refused = served(&tenants[round % 2]).await.unwrap_err();
+        assert_eq!(policy(refused), Policy::SubjectDaily);
+    }
+    for tenant in &tenants {
+        assert_eq!(
+            policy(served(tenant).await.unwrap_err()),
+            Policy::SubjectRate
+        );
+    }
+    let standings = tenants[0].quota.standings(Some("ann"), &tenants[0].limits);
+    assert!(
+        standings.iter().all(|standing| standing.left == 0),
+        "{standings:?}"
+    );
+    // Another one of the same tenant is not concerned.
+    let limits = &tenants[0].limits;
+    let bob = tenants[0].quota.admit(Some("bob"), limits, tariff()).await;
+    drop(bob.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_did_nothing_is_given_back_to_an_end_user_on_all_nodes() {
+    let nodes = Nodes::start(2, OnStoreFailure::Lease).await;
+    let per_subject = SubjectLimits {
+        rate: None,
+        daily: Some(1),
+    };
+    let limits = Limits {
+        per_subject,
+        ..none()
+    };
+    let tenants = nodes.tenants(&limits);
+    drop(charged(&tenants[0], 1).await.unwrap());
+    let began = Instant::now();
+    let served = loop {
+        match served(&tenants[1]).await {
+            // It comes back behind the request.
+            Err(_) if began.elapsed() < Duration::from_secs(5) => {}
+            served => break served,
+        }
+    };
+    served.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_is_away_an_end_user_goes_on_from_what_was_known() {
+    let nodes = Nodes::start(1, OnStoreFailure::Lease).await;
+    let per_subject = SubjectLimits {
+        rate: None,
+        daily: Some(10),
+    };
+    let limits = Limits {
+        per_subject,
+        ..none()
+    };
+    assert_eq!(nodes.rush(&limits, 4).await, 4);
+    nodes.server.signal("STOP");
+    assert_eq!(nodes.rush(&limits, 20).await, 6);
+    nodes.server.signal("CONT");
+}
