@@ -15,9 +15,12 @@
 mod account;
 mod book;
 mod bucket;
+mod grant;
 mod keeper;
 mod portion;
+mod statement;
 mod subjects;
+mod usage;
 mod window;
 
 use std::{
@@ -37,7 +40,10 @@ use tokio::{
 pub use self::{
     account::Ending,
     book::{Crossed, Denied, Standing},
+    grant::{Grant, GrantError},
     keeper::Keeper,
+    statement::{Counts, Services, Sums},
+    usage::{Used, Wanted},
 };
 use self::{
     book::{Book, Charged, Step},
