@@ -110,7 +110,7 @@ pub fn with_limits(mut response: Response<Segments>, standings: &[Standing]) -> 
 }
 
 /// What a policy counts, where that is not requests.
-const fn unit(policy: Policy) -> Option<&'static str> {
+pub(crate) const fn unit(policy: Policy) -> Option<&'static str> {
     match policy {
         Policy::BytesDaily => Some("content-bytes"),
         Policy::Concurrency => Some("concurrent-requests"),
