@@ -7,6 +7,7 @@
 pub(crate) mod api;
 pub(crate) mod credentials;
 mod import;
+pub(crate) mod usage;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -20,7 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-use self::api::BoxError;
+use self::{api::BoxError, usage::Desk};
 use crate::{
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
@@ -28,7 +29,6 @@ use crate::{
     customer::import::Importer,
     ident::TenantId,
     metrics::Levels,
-    quota::Quotas,
     reload::Reloads,
     rotator::{AccountStanding, Rotator},
     segments::Segments,
@@ -68,8 +68,8 @@ pub struct Admin {
     pub terms: Terms,
     /// What writes down older customers, for each tenant that has a ledger.
     pub importers: HashMap<TenantId, Importer>,
-    /// What tenants have used.
-    pub quotas: Quotas,
+    /// What tenants have used, and more for them.
+    pub usage: Desk,
     /// The bodies held now.
     pub budget: ByteBudget,
     /// The public listener's connections.
@@ -115,7 +115,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/credentials, /api/customers/{import,owner,remove}, /api/reload, /api/revocations\n",
+                "served here: /livez, /readyz, /metrics, /api/credentials, /api/customers/{import,owner,remove}, /api/reload, /api/revocations, /api/usage, /api/usage/statement, /api/usage/TENANT/grant\n",
             ),
         }
     }
@@ -176,7 +176,7 @@ impl Admin {
                 metrics.credential(&account.id, standing);
             }
         }
-        self.observers.metrics.quotas(&self.quotas.active());
+        self.observers.metrics.quotas(&self.usage.quotas.active());
         let page = self.observers.metrics.render(&Levels {
             body_memory: self.budget.in_use(),
             body_memory_limit: self.budget.total(),

@@ -121,6 +121,20 @@ pub struct Act<'a> {
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Deed<'a> {
+    /// An operator asked for something, or did it.
+    Admin {
+        /// `usage_read`, `usage_grant` or `statement_read`.
+        action: &'static str,
+        /// Whose; none where it is about all tenants.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tenant: Option<&'a str>,
+        /// Of which month.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        month: Option<&'a str>,
+        /// What was granted.
+        #[serde(flatten)]
+        grant: Option<Granting>,
+    },
     /// The configuration was read again.
     ConfigReloaded {
         /// `ok`, or why it stays as it was: `refused`.
@@ -157,6 +171,18 @@ pub enum Deed<'a> {
         /// How much of it is taken.
         taken: u64,
     },
+}
+
+/// An allowance on top of a limit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Granting {
+    /// The limit.
+    pub policy: &'static str,
+    /// How much.
+    pub amount: u64,
+    /// `begun`, then how it ended: `granted`, `granted_before`, `refused`, or `unknown` where it may yet
+    /// take effect.
+    pub result: &'static str,
 }
 
 /// How a request that passed authentication ended.

@@ -10,6 +10,7 @@ mod reach;
 mod reload;
 mod revocations;
 mod token;
+mod usage;
 
 use std::{
     io::{self, Write},
@@ -72,6 +73,8 @@ enum Command {
     Simulator(SimulatorArgs),
     /// Mint a token for a development issuer
     Token(token::TokenArgs),
+    /// Show what tenants have used, grant one of them more, or print a month's statement
+    Usage(usage::UsageArgs),
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +227,7 @@ async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), Com
         Command::Serve(args) => serve(&args, audit).await,
         Command::Simulator(args) => simulate(&args).await,
         Command::Token(args) => token::mint(&args),
+        Command::Usage(args) => usage::run(args).await,
     }
 }
 

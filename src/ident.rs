@@ -84,6 +84,10 @@ name! {
     CredentialId
 }
 name! {
+    /// What an operator calls a grant, so that it counts once.
+    GrantId
+}
+name! {
     /// A token issuer of the configuration (not its `iss`).
     IssuerId
 }

@@ -51,6 +51,7 @@ pub struct Metrics {
     quota_warnings: Family<PolicyLabels, Counter>,
     quota_limit: Family<PolicyLabels, Gauge>,
     quota_left: Family<PolicyLabels, Gauge>,
+    quota_granted: Family<PolicyLabels, Gauge>,
     config_reloads: Family<ReloadLabels, Counter>,
     config_last_reload_success: Gauge,
     config_last_success: Gauge,
@@ -243,6 +244,7 @@ impl Metrics {
             quota_warnings: Family::default(),
             quota_limit: Family::default(),
             quota_left: Family::default(),
+            quota_granted: Family::default(),
             config_reloads: Family::default(),
             config_last_reload_success: Gauge::default(),
             config_last_success: Gauge::default(),
@@ -357,6 +359,11 @@ impl Metrics {
             "What is left of it, as far as this node knows",
             self.quota_left.clone(),
         );
+        registry.register(
+            "quota_granted",
+            "What operators granted on top of a day's or month's limit, until it ends",
+            self.quota_granted.clone(),
+        );
     }
 
     /// Counts a request that a limit refused.
@@ -377,6 +384,7 @@ impl Metrics {
     pub fn quotas(&self, standings: &[(TenantId, Vec<quota::Standing>)]) {
         self.quota_limit.clear();
         self.quota_left.clear();
+        self.quota_granted.clear();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         for (tenant, standings) in standings {
             for standing in standings {
@@ -386,6 +394,11 @@ impl Metrics {
                 drop(limit);
                 let left = self.quota_left.get_or_create(&labels);
                 left.set(gauge(standing.left));
+                drop(left);
+                if standing.ends.is_some() {
+                    let granted = self.quota_granted.get_or_create(&labels);
+                    granted.set(gauge(standing.granted));
+                }
             }
         }
     }

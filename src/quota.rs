@@ -16,10 +16,13 @@ mod account;
 mod book;
 mod bucket;
 mod end_user;
+mod grant;
 mod keeper;
 mod portion;
 mod redis;
+mod statement;
 mod subjects;
+mod usage;
 mod window;
 
 use std::{
@@ -39,7 +42,10 @@ use tokio::{
 pub use self::{
     account::Ending,
     book::{Crossed, Denied, Standing},
+    grant::{Grant, GrantError},
     keeper::Keeper,
+    statement::{Counts, Services, Sums},
+    usage::{Used, Wanted},
 };
 use self::{
     book::{Book, Charged, Step},

@@ -110,7 +110,7 @@ pub fn with_limits(mut response: Response<Segments>, standings: &[Standing]) -> 
 }
 
 /// What a policy counts, where that is not requests.
-const fn unit(policy: Policy) -> Option<&'static str> {
+pub(crate) const fn unit(policy: Policy) -> Option<&'static str> {
     match policy {
         Policy::BytesDaily => Some("content-bytes"),
         Policy::Concurrency => Some("concurrent-requests"),
@@ -137,10 +137,7 @@ pub fn usage(tenant: &TenantId, standings: &[Standing], id: RequestId) -> Respon
         limit: standing.limit,
         used: standing.limit.saturating_sub(standing.left),
         left: standing.left,
-        resets_at: standing
-            .window
-            .and_then(|_| now.checked_add(standing.resets).ok())
-            .map(|at| at.to_string()),
+        resets_at: standing.resets_at(now).map(|at| at.to_string()),
     };
     let document = Usage {
         tenant: tenant.as_str(),

@@ -41,19 +41,22 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// Writes down what the gateway did by itself. A loss is counted and logged.
-    pub fn record(&self, deed: Deed<'_>) {
+    /// Writes down what the gateway did by itself, or an operator with it; whether that is written. A
+    /// loss is counted and logged.
+    pub fn record(&self, deed: Deed<'_>) -> bool {
         let act = Act {
             time: clock::now(),
             phase: Phase::Event,
             deed,
         };
         let written = self.contain(|| self.audit.record(&act));
-        if !matches!(written, Some(Ok(()))) {
+        let lost = !matches!(written, Some(Ok(())));
+        if lost {
             self.metrics.audit_lost();
             let kind = written.and_then(Result::err).map(|error| error.kind());
             tracing::error!(kind = ?kind, "audit event lost");
         }
+        !lost
     }
 
     /// Observing must not steer: whatever panics in here costs its own record, never the answer. An

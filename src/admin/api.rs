@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::{
     Admin, credentials,
     import::{self, Call, ImportError},
-    respond,
+    respond, usage,
 };
 use crate::{
     auth::{
@@ -138,13 +138,16 @@ const CUSTOMERS: &str = "`tenant` and `emails`";
 const TOKENS: &str = "`issuer`, `jti`, `subject`, `kid`, `tenant`, `issued_before` and `expires` (the last \
                       two as \"2026-11-23T08:00:00Z\")";
 
-type Answer = Result<(StatusCode, Value), Refusal>;
+pub(super) type Answer = Result<(StatusCode, Value), Refusal>;
 
 async fn route<B>(admin: &Admin, parts: &Parts, body: B) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let path = parts.uri.path();
+    if let Some(rest) = usage::below(path) {
+        return usage::answer(admin, rest, parts, body).await;
+    }
     if let Some(call) = Call::at(path) {
         if parts.method != Method::POST {
             return Err(not_allowed("POST"));
@@ -195,7 +198,8 @@ where
         };
     }
     let detail = "served here: /api/credentials, /api/credentials/retry, \
-                  /api/customers/{import,owner,remove}, /api/reload, /api/revocations";
+                  /api/customers/{import,owner,remove}, /api/reload, /api/revocations, /api/usage, \
+                  /api/usage/statement, /api/usage/TENANT/grant";
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 
@@ -318,7 +322,7 @@ pub(crate) fn show(entry: &Entry) -> Value {
 }
 
 /// Reads a body of JSON, and nothing that a form or a link in a page could send.
-async fn read<B, T>(headers: &HeaderMap, body: B, expected: &str) -> Result<T, Refusal>
+pub(super) async fn read<B, T>(headers: &HeaderMap, body: B, expected: &str) -> Result<T, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
     T: DeserializeOwned,
@@ -353,7 +357,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn not_allowed(allow: &'static str) -> Refusal {
+pub(super) fn not_allowed(allow: &'static str) -> Refusal {
     Refusal {
         allow: Some(allow),
         ..Refusal::new(

@@ -19,7 +19,7 @@ use tokio_util::{
 use super::{grants, importers};
 use crate::{
     address::Client,
-    admin::{Admin, AdminSettings},
+    admin::{Admin, AdminSettings, usage::Desk},
     auth::{
         Authenticator, IssuerSettings, dpop::ProofChecker, jwks::RemoteKeys, register::Register,
     },
@@ -248,7 +248,7 @@ fn admin(
         reloads: lasting.reloads.clone(),
         rotator: Arc::clone(&lasting.rotator),
         terms: config.terms.clone(),
-        quotas: lasting.quotas.clone(),
+        usage: Desk::new(lasting.quotas.clone(), &config.tenants),
         budget: budget.clone(),
         connections: Arc::clone(&lasting.connections),
         draining: lasting.draining.clone(),

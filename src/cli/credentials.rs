@@ -243,7 +243,8 @@ fn table(answer: &Value) -> Vec<String> {
     align(&rows)
 }
 
-fn align<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+/// Cells in columns.
+pub(super) fn align<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(String::len).max().unwrap_or(0)

@@ -4,7 +4,10 @@
 //! where it ends. A billing day that a month does not have is its last day; the month after has the
 //! day again. Days are those of the clock on the wall, so one of them may have 23 or 25 hours.
 
+use std::{fmt, str::FromStr};
+
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
+use thiserror::Error;
 
 /// When days and months begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,63 @@ pub struct Period {
     pub start: Timestamp,
     /// When the next one begins.
     pub end: Timestamp,
+}
+
+/// A calendar month, such as 2026-11.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Month {
+    first: Date,
+}
+
+/// Not such a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a month is a year and a month, such as 2026-11")]
+pub struct NoMonth;
+
+impl FromStr for Month {
+    type Err = NoMonth;
+
+    fn from_str(text: &str) -> Result<Self, NoMonth> {
+        let (year, month) = text.split_once('-').ok_or(NoMonth)?;
+        let digits = |text: &str, count| {
+            text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if !digits(year, 4) || !digits(month, 2) {
+            return Err(NoMonth);
+        }
+        let (year, month) = (year.parse(), month.parse());
+        let first = Date::new(year.map_err(|_| NoMonth)?, month.map_err(|_| NoMonth)?, 1);
+        let first = first.map_err(|_| NoMonth)?;
+        Ok(Self { first })
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", self.first.year(), self.first.month())
+    }
+}
+
+impl Month {
+    /// The calendar month in which a moment lies, by UTC.
+    pub fn of(now: Timestamp) -> Self {
+        let today = TimeZone::UTC.to_datetime(now).date();
+        Self {
+            first: today.first_of_month(),
+        }
+    }
+
+    /// How many months later than another one it is.
+    pub fn since(self, other: Self) -> i32 {
+        let months =
+            |month: Self| i32::from(month.first.year()) * 12 + i32::from(month.first.month());
+        months(self) - months(other)
+    }
+
+    /// How many days it has.
+    pub fn days(self) -> i8 {
+        self.first.days_in_month()
+    }
 }
 
 impl Period {
@@ -71,9 +131,15 @@ impl Calendar {
     }
 
     /// The billing month that begins in this calendar month.
-    pub fn month_of(&self, year: i16, month: i8) -> Option<Period> {
-        let first = self.anchor(Date::new(year, month, 1).ok()?);
-        Some(self.period(first, self.anchor(shifted(first, 1))))
+    pub fn month_of(&self, month: Month) -> Period {
+        let first = self.anchor(month.first);
+        self.period(first, self.anchor(shifted(first, 1)))
+    }
+
+    /// The same days, with months that begin on another one of them.
+    #[must_use]
+    pub fn billed_on(&self, billing_day: i8) -> Self {
+        Self::new(self.zone.clone(), billing_day)
     }
 
     /// The billing day in the calendar month of this date.

@@ -145,6 +145,8 @@ pub(super) struct Report {
     pub(super) debt: [u64; MEASURES],
     /// What an operator grants on top of the limit, until the period ends.
     pub(super) grant: [u64; MEASURES],
+    /// The name of that grant, where the operator gave it one: under one name an account takes one grant.
+    pub(super) grant_name: Option<u64>,
     /// What happened.
     pub(super) tally: Tally,
 }
@@ -236,7 +238,13 @@ pub(super) struct Account {
     node: u64,
     seq: u64,
     bucket: Option<i64>,
+    /// The last grants that had a name, the newest at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    named: Vec<u64>,
 }
+
+/// How many grants an account knows by name.
+const NAMED: usize = 16;
 
 impl Account {
     /// As it is stored.
@@ -254,6 +262,7 @@ impl Account {
     pub(super) fn apply(&mut self, op: &Op, nodes: u64) -> Told {
         let bucket = self.bucket_before();
         let known = self.node == op.node && op.seq <= self.seq;
+        let grants = !known && self.is_new(op.report.grant_name);
         let mut told = Told {
             bucket,
             ..Told::default()
@@ -267,6 +276,8 @@ impl Account {
             if !known {
                 taken = taken.saturating_sub(at(&op.report.back));
                 taken = taken.saturating_add(at(&op.report.debt));
+            }
+            if grants {
                 extra = extra.saturating_add(at(&op.report.grant));
             }
             let mut given = 0;
@@ -294,6 +305,19 @@ impl Account {
         told.seen.taken = self.taken;
         told.seen.extra = self.extra;
         told
+    }
+
+    /// Whether a grant of this name was not made yet; notes that it is now.
+    fn is_new(&mut self, name: Option<u64>) -> bool {
+        let Some(name) = name else { return true };
+        if self.named.contains(&name) {
+            return false;
+        }
+        if self.named.len() >= NAMED {
+            self.named.remove(0);
+        }
+        self.named.push(name);
+        true
     }
 
     const fn bucket_before(&self) -> Left {

@@ -7,6 +7,7 @@
 
 mod decide;
 mod exchange;
+mod operators;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -75,6 +76,11 @@ pub struct Standing {
     pub policy: Policy,
     /// How much it is, with what was granted on top.
     pub limit: u64,
+    /// What of that was granted, where something can be.
+    pub granted: u64,
+    /// What of it is used, or taken by nodes for requests to come; more than the limit, where that was
+    /// lowered.
+    pub used: u64,
     /// What of it is left.
     pub left: u64,
     /// The time that it is for: a day, a month, or what an empty bucket takes to fill. None for what is
@@ -82,6 +88,21 @@ pub struct Standing {
     pub window: Option<Duration>,
     /// How long until all of it is there again.
     pub resets: Duration,
+    /// When its day or month ends.
+    pub ends: Option<Timestamp>,
+}
+
+impl Standing {
+    /// When all of it is there again, to the second; none for what is free as soon as a request ends.
+    pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.ends.is_some() {
+            return self.ends;
+        }
+        self.window?;
+        let full = now.checked_add(self.resets).ok()?;
+        let second = full.as_second() + i64::from(full.subsec_nanosecond() > 0);
+        Timestamp::from_second(second).ok()
+    }
 }
 
 /// The limits of one tenant, and what this node has of them.
@@ -105,6 +126,8 @@ struct Active {
     called: bool,
     /// Whether it looks by itself now and then.
     awake: bool,
+    /// Whether there ever was a request: an operator's question makes no tenant a busy one.
+    used: bool,
     /// Whether a request came since its last look, and for how many looks none did.
     touched: bool,
     quiet: u8,
@@ -154,7 +177,7 @@ impl Book {
             return Step::Admit { call: false };
         }
         let active = opened(active, limits, now);
-        active.touched = true;
+        active.touch();
         match shared {
             None => active.admit(limits, now),
             Some(shared) => active.admit_shared(limits, now, shared),
@@ -171,7 +194,7 @@ impl Book {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
         let active = opened(active, limits, now);
-        active.touched = true;
+        active.touch();
         active.roll(limits, now);
         let charged = Charged {
             units,
@@ -223,8 +246,12 @@ impl Book {
         self.note(now, |month| {
             let tally = &mut month.pending.tally;
             tally.ended(operation, ending);
-            tally.charged += kept.map_or(0, |charged| charged.units);
             tally.bytes += bytes;
+            if let Some(charged) = kept {
+                tally.charged += charged.units;
+                let here = charged.month == month.start;
+                month.kept += if here { charged.units } else { 0 };
+            }
         })
     }
 
@@ -232,7 +259,7 @@ impl Book {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
         let active = opened(active, limits, now);
-        active.touched = true;
+        active.touch();
         active.roll(limits, now);
         note(&mut active.month);
         !active.awake && active.call()
@@ -240,7 +267,10 @@ impl Book {
 
     /// Whether there was a request for it.
     pub(super) fn is_active(&self) -> bool {
-        self.lock().active.is_some()
+        self.lock()
+            .active
+            .as_ref()
+            .is_some_and(|active| active.used)
     }
 
     /// Whether what is known of its accounts is not what they are: nothing yet, or nothing new while other
@@ -282,9 +312,12 @@ impl Book {
             standings.push(Standing {
                 policy: Policy::Concurrency,
                 limit: u64::from(most.get()),
+                granted: 0,
+                used: u64::from(used),
                 left: u64::from(most.get().saturating_sub(used)),
                 window: None,
                 resets: Duration::ZERO,
+                ends: None,
             });
         }
         period_standings(limits, active, now, &mut standings);
@@ -305,6 +338,7 @@ impl Active {
         Self {
             called: false,
             awake: false,
+            used: false,
             touched: false,
             quiet: 0,
             loaded: false,
@@ -317,6 +351,10 @@ impl Active {
             month: Window::of(Kind::Month, limits.calendar.month(now.wall)),
             closed: Vec::new(),
         }
+    }
+
+    fn touch(&mut self) {
+        (self.used, self.touched) = (true, true);
     }
 
     /// Has the keeper called, unless it was.
@@ -370,9 +408,12 @@ fn rate_standing(
     Standing {
         policy: Policy::Rate,
         limit: u64::from(rate.burst.get()),
+        granted: 0,
+        used: u64::from(rate.burst.get()).saturating_sub(left),
         left,
         window: Some(fill_time(rate)),
         resets: Duration::from_nanos(resets),
+        ends: None,
     }
 }
 
@@ -398,6 +439,7 @@ fn period_standings(
         let seen = window.and_then(|window| window.seen).unwrap_or_default();
         let held = window.and_then(|window| window.meters.get(place));
         let all = limit.saturating_add(at(&seen.extra));
+        let held = held.map_or(0, |meter| meter.left);
         let (start, end) = match (window, kind) {
             (Some(window), _) => (window.start, window.end),
             (None, Kind::Day) => bounds(limits.calendar.day(now.wall)),
@@ -406,12 +448,15 @@ fn period_standings(
         standings.push(Standing {
             policy,
             limit: all,
+            granted: at(&seen.extra),
+            used: at(&seen.taken).saturating_sub(held),
             left: all
                 .saturating_sub(at(&seen.taken))
-                .saturating_add(held.map_or(0, |meter| meter.left))
+                .saturating_add(held)
                 .min(all),
             window: Some(between(start, end)),
             resets: between(now.wall, end),
+            ends: Some(end),
         });
     }
 }

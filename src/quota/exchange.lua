@@ -101,7 +101,7 @@ end
 for _ = 1, ops do
   local name, seq, warn_at, keep = nextkey(), arg(), arg(), arg()
   local limit = { arg(), arg() }
-  local back, debt, grant = { arg(), arg() }, { arg(), arg() }, { arg(), arg() }
+  local back, debt, grant, named = { arg(), arg() }, { arg(), arg() }, { arg(), arg() }, arg()
   local want, need = { arg(), arg() }, { arg(), arg() }
   local epoch, version = arg(), arg()
   local seen_taken, seen_extra = { arg(), arg() }, { arg(), arg() }
@@ -136,6 +136,10 @@ for _ = 1, ops do
     end
   elseif number(14) == hold then
     part = { number(15), number(16) }
+  end
+  if not known and named > 0 and redis.call('HSETNX', name, 'g:' .. text(named), 1) == 0 then
+    -- Under one name there is one grant.
+    grant = { 0, 0 }
   end
   local holds, held, rest = now <= hold, 0, { 0, 0 }
   for i = 1, 2 do

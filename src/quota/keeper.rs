@@ -4,7 +4,7 @@
 //! it also looks at the tenants that were called for lately, so that what happened is written down and
 //! what is not used goes back.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, slice, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
@@ -18,7 +18,10 @@ use super::{
     Inner,
     account::{Account, Kind, Op, Told, Which},
     book::{Answered, Book, Crossed, Exchange, Look},
+    grant::{Grant, GrantError},
     redis::{self, SubjectOp},
+    statement::Sums,
+    usage::{Asked, Used},
 };
 use crate::{
     clock,
@@ -37,8 +40,12 @@ const MONTHS_KEPT: i64 = 25;
 
 /// What the keeper is asked for.
 pub(super) enum Message {
+    /// An operator grants something on top of a limit. Told whether it counts, once it is written down.
+    Grant(Arc<Book>, Grant, oneshot::Sender<Result<bool, GrantError>>),
     /// A book needs something.
     Look(Arc<Book>),
+    /// Somebody wants to know what was used in these months.
+    Months(Vec<Asked>, oneshot::Sender<Result<Vec<Used>, StoreError>>),
     /// Somebody wants to know how these stand. Told whether the store has said it.
     Survey(Vec<Arc<Book>>, oneshot::Sender<bool>),
     /// An end user has used more or less than Redis knows.
@@ -90,6 +97,13 @@ impl Keeper {
                     while let Some(message) = next.take() {
                         match message {
                             Message::Look(book) => next = self.look_at(book, &tell).await,
+                            Message::Grant(book, grant, done) => {
+                                let granted = self.grant(&book, &grant, &tell).await;
+                                let _ = done.send(granted);
+                            }
+                            Message::Months(asked, done) => {
+                                drop(done.send(self.months(&asked, &tell).await));
+                            }
                             Message::Survey(books, done) => {
                                 let known = self.survey(&books, &tell).await;
                                 let _ = done.send(known);
@@ -97,7 +111,7 @@ impl Keeper {
                             // While Redis is away it is lost: memory counts then.
                             Message::Owe(tenant, subject, op) => {
                                 if let Some(redis) = self.store.redis() {
-                                    drop(redis::subject(redis, &tenant, subject, &op).await);
+                                    let _ = redis::subject(redis, &tenant, subject, &op).await;
                                 }
                             }
                             Message::Close(done) => return self.close(done, &tell).await,
@@ -154,6 +168,88 @@ impl Keeper {
             known &= self.take_to_store(batch, tell).await;
         }
         known
+    }
+
+    /// Grants something on top of a limit.
+    async fn grant(
+        &mut self,
+        book: &Arc<Book>,
+        grant: &Grant,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> Result<bool, GrantError> {
+        // One that the store was not told of goes first.
+        if !self.write_grants(book, tell).await {
+            return Err(GrantError::Unavailable);
+        }
+        let before = book.granted(grant);
+        book.grant(grant, &self.quotas.now())?;
+        if !self.write_grants(book, tell).await {
+            return Err(GrantError::Unknown);
+        }
+        Ok(book.granted(grant) > before)
+    }
+
+    /// Has the store say everything about a book, until it knows what was granted.
+    async fn write_grants(
+        &mut self,
+        book: &Arc<Book>,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> bool {
+        // The first look may only repeat a report that was lost.
+        for _ in 0..2 {
+            if !self.survey(slice::from_ref(book), tell).await {
+                return false;
+            }
+            if !book.owes_grant() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Reads what was used in these months, all that is known here included.
+    async fn months(
+        &mut self,
+        asked: &[Asked],
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> Result<Vec<Used>, StoreError> {
+        let active: Vec<Arc<Book>> = asked
+            .iter()
+            .filter_map(|asked| asked.book.clone())
+            .collect();
+        // The second look takes what came while the first was under way.
+        for _ in 0..2 {
+            if !self.survey(&active, tell).await {
+                return Err(StoreError::Unavailable);
+            }
+        }
+        let mut all = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let mut months = Vec::with_capacity(asked.months.len());
+            for which in &asked.months {
+                let account = self.account(&asked.tenant, which).await?;
+                let book = asked.book.as_ref();
+                let outstanding = book.map_or(0, |book| book.outstanding(*which));
+                months.push(account.map(|account| Sums::of(&account, outstanding)));
+            }
+            all.push(Used(months));
+        }
+        Ok(all)
+    }
+
+    async fn account(
+        &self,
+        tenant: &TenantId,
+        which: &Which,
+    ) -> Result<Option<Account>, StoreError> {
+        if let Some(redis) = self.store.redis() {
+            return redis::read(redis, tenant, which).await;
+        }
+        let stored = self
+            .store
+            .get(Table::Usage, &self.key(tenant, which))
+            .await?;
+        stored.as_deref().map(Account::decode).transpose()
     }
 
     /// Looks at all that were called for lately.

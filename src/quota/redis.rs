@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use redis::Value;
 
 use super::{
-    account::{Kind, Op, Seen, Tally, Told, Which},
+    account::{Account, Kind, Op, Seen, Tally, Told, Which},
     book::{Answered, Exchange},
     portion::{PLACES_KEPT, PortionOp, PortionTold},
     subjects::fill_time,
@@ -93,9 +93,12 @@ impl Numbers {
             }
         }
         let report = &op.report;
-        for measures in [report.back, report.debt, report.grant, op.want, op.need] {
+        for measures in [report.back, report.debt, report.grant] {
             self.extend(measures);
         }
+        self.extend([report.grant_name.unwrap_or(0)]);
+        self.extend(op.want);
+        self.extend(op.need);
         self.extend([op.seen.epoch, op.seen.version]);
         self.extend(op.seen.taken);
         self.extend(op.seen.extra);
@@ -232,12 +235,12 @@ fn numbers(answer: &Value) -> Option<Box<[u64]>> {
     values.iter().map(number).collect()
 }
 
-/// What an account holds, for a statement: what was taken and granted, and the tally.
+/// What an account holds, for a statement.
 pub(super) async fn read(
     redis: &Redis,
     tenant: &TenantId,
     which: &Which,
-) -> Result<Option<(Seen, Tally)>, StoreError> {
+) -> Result<Option<Account>, StoreError> {
     let key = account_key(redis.prefix(), tenant, which);
     let answer = redis.invoke(&READ, &[key], &[]).await?;
     let Value::Array(values) = answer else {
@@ -250,20 +253,19 @@ pub(super) async fn read(
     };
     let numbers: Option<Vec<u64>> = values.iter().map(number).collect();
     let numbers = numbers.ok_or(StoreError::Damaged)?;
-    let [epoch, version, taken, bytes, extra, extra_bytes, tally @ ..] = numbers.as_slice() else {
+    let [epoch, taken, bytes, extra, extra_bytes, tally @ ..] = numbers.as_slice() else {
         return Ok(None);
     };
-    let seen = Seen {
-        epoch: *epoch,
-        version: *version,
-        taken: [*taken, *bytes],
-        extra: [*extra, *extra_bytes],
-    };
-    Ok((*epoch > 0).then(|| (seen, Tally::of(tally.iter().copied()))))
+    let mut account = Account::default();
+    account.which = Some(*which);
+    account.taken = [*taken, *bytes];
+    account.extra = [*extra, *extra_bytes];
+    account.tally = Tally::of(tally.iter().copied());
+    Ok((*epoch > 0).then_some(account))
 }
 
 static READ: Script = Script::new(
-    "local fields = { 'e', 'v', 'r', 'b', 'x', 'y' }\n\
+    "local fields = { 'e', 'r', 'b', 'x', 'y' }\n\
      for i = 1, 22 do fields[#fields + 1] = 't' .. i end\n\
      return redis.call('HMGET', KEYS[1], unpack(fields))",
 );

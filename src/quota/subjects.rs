@@ -202,12 +202,16 @@ impl Subjects {
         let (units, fills_in) = uses.at(now);
         let mut standings = Vec::with_capacity(2);
         if let Some(rate) = &limits.per_subject.rate {
+            let left = uses.bucket.left(Pace::of(rate), now.mono);
             standings.push(Standing {
                 policy: Policy::SubjectRate,
                 limit: u64::from(rate.burst.get()),
-                left: uses.bucket.left(Pace::of(rate), now.mono),
+                granted: 0,
+                used: u64::from(rate.burst.get()).saturating_sub(left),
+                left,
                 window: Some(fill_time(rate)),
                 resets: Duration::from_nanos(fills_in),
+                ends: None,
             });
         }
         if let Some(daily) = limits.per_subject.daily {
@@ -215,9 +219,12 @@ impl Subjects {
             standings.push(Standing {
                 policy: Policy::SubjectDaily,
                 limit: daily,
+                granted: 0,
+                used: units,
                 left: daily.saturating_sub(units),
                 window: Some(super::between(day.start, day.end)),
                 resets: super::between(now.wall, day.end),
+                ends: Some(day.end),
             });
         }
         standings

@@ -2,7 +2,7 @@
 mod server;
 mod shared;
 
-use std::{num::NonZeroU32, path::Path};
+use std::{num::NonZeroU32, path::Path, slice};
 
 use futures_util::future::join_all;
 use jiff::tz::TimeZone;
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::{
     auth::permit::Permit,
-    limits::{Policy, Rate, SubjectLimits, calendar::Calendar},
+    limits::{LARGEST, Policy, Rate, SubjectLimits, calendar::Calendar},
 };
 
 const KEY: [u8; 32] = [3; 32];
@@ -344,4 +344,122 @@ async fn the_soft_limit_is_told_once() {
     let world = world.restart().await;
     served(&world.tenant(&limited(10))).await.unwrap_err();
     assert!(world.crossed.lock().unwrap().is_empty());
+}
+
+async fn granted(quota: &Tenant, policy: &str, amount: u64, id: Option<&str>) -> bool {
+    let id = id.map(|id| id.try_into().unwrap());
+    let grant = Grant::new(policy, amount, id.as_ref()).unwrap();
+    quota.quota.grant(grant).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_grant_holds_at_once_and_is_known_after_a_restart_and_a_crash() {
+    let world = World::start();
+    let quota = world.tenant(&limited(2));
+    for _ in 0..2 {
+        served(&quota).await.unwrap();
+    }
+    assert_eq!(policy(served(&quota).await.unwrap_err()), Policy::Daily);
+    assert!(granted(&quota, "daily", 3, None).await);
+    assert_eq!(left(&quota, Policy::Daily), 3);
+    served(&quota).await.unwrap();
+    let world = world.restart().await;
+    let quota = world.tenant(&limited(2));
+    served(&quota).await.unwrap();
+    assert!(granted(&quota, "daily", 1, None).await);
+    let world = world.crash().await;
+    let quota = world.tenant(&limited(2));
+    assert!(world.quotas.survey(slice::from_ref(&quota.quota)).await);
+    let standing = quota.quota.limits()[0];
+    assert_eq!((standing.limit, standing.granted), (6, 4));
+}
+
+#[tokio::test]
+async fn under_one_id_a_period_takes_one_grant_also_after_a_crash() {
+    let world = World::start();
+    let limits = Limits {
+        bytes_daily: Some(10),
+        monthly: Some(10),
+        ..limited(10)
+    };
+    let quota = world.tenant(&limits);
+    for (policy, new) in [
+        ("daily", true),
+        ("daily", false),
+        ("bytes_daily", true),
+        ("monthly", true),
+        ("monthly", false),
+    ] {
+        assert_eq!(granted(&quota, policy, 5, Some("a-1")).await, new);
+    }
+    let world = world.crash().await;
+    let quota = world.tenant(&limits);
+    assert!(!granted(&quota, "daily", 5, Some("a-1")).await);
+    assert!(granted(&quota, "daily", 5, Some("a-2")).await);
+    assert!(granted(&quota, "daily", 5, None).await);
+    let granted = quota.quota.limits();
+    let granted: Vec<u64> = granted.iter().map(|standing| standing.granted).collect();
+    assert_eq!(granted, [15, 5, 5]);
+}
+
+#[tokio::test]
+async fn nothing_is_granted_where_there_is_no_limit_and_no_more_than_can_be_counted() {
+    let world = World::start();
+    let quota = world.tenant(&limited(2));
+    for (policy, amount, why) in [
+        ("rate", 1, GrantError::Policy),
+        ("Daily", 1, GrantError::Policy),
+        ("daily", 0, GrantError::Amount),
+        ("daily", LARGEST + 1, GrantError::Amount),
+    ] {
+        assert_eq!(Grant::new(policy, amount, None), Err(why));
+    }
+    let monthly = Grant::new("monthly", 1, None).unwrap();
+    assert_eq!(quota.quota.grant(monthly).await, Err(GrantError::NoLimit));
+    let most = Grant::new("daily", LARGEST, None).unwrap();
+    assert_eq!(quota.quota.grant(most).await, Ok(true));
+    let one = Grant::new("daily", 1, None).unwrap();
+    assert_eq!(quota.quota.grant(one).await, Err(GrantError::TooMuch));
+}
+
+/// What the account of the month says.
+async fn month(world: &World, limits: &Limits) -> Sums {
+    let firsts = vec![limits.calendar.month(clock::now()).first];
+    let tenant = "acme".try_into().unwrap();
+    let months = world.quotas.months(vec![Wanted { tenant, firsts }]);
+    let [Used(used)] = months.await.unwrap().try_into().unwrap();
+    used[0].unwrap()
+}
+
+#[tokio::test]
+async fn a_months_sums_are_complete_at_any_moment_and_a_crash_shows_in_them() {
+    let world = World::start();
+    let limits = Limits {
+        monthly: Some(1000),
+        ..none()
+    };
+    let quota = world.tenant(&limits);
+    for round in 1..=20 {
+        served(&quota).await.unwrap();
+        // Held, under way, given back: nothing of that is lost.
+        let under_way = charged(&quota, 1).await.unwrap();
+        let sums = month(&world, &limits).await;
+        let creations = sums.services.of(Operation::CreateOrUpdateCustomer);
+        assert_eq!((creations.calls, creations.succeeded), (round, round));
+        assert_eq!((sums.charged, sums.unaccounted), (round, 0));
+        drop(under_way);
+    }
+    let under_way = charged(&quota, 1).await.unwrap();
+    assert_eq!(month(&world, &limits).await.unaccounted, 0);
+    let world = world.crash().await;
+    drop(under_way);
+    let sums = month(&world, &limits).await;
+    assert_eq!(sums.charged, 20);
+    assert!(sums.unaccounted >= 1, "{sums:?}");
+    // Whoever ends in order leaves nothing behind.
+    let before = sums.unaccounted;
+    served(&world.tenant(&limits)).await.unwrap();
+    let world = world.restart().await;
+    let sums = month(&world, &limits).await;
+    assert_eq!((sums.charged, sums.unaccounted), (21, before));
 }

@@ -89,6 +89,8 @@ pub(super) struct Window {
     pub(super) held: bool,
     /// What is to be reported next.
     pub(super) pending: Report,
+    /// What of `own` stays charged, by requests that have ended.
+    pub(super) kept: u64,
     /// A report that is not acknowledged: it is sent again until it is.
     sent: Option<Box<Report>>,
     seq: u64,
@@ -108,6 +110,7 @@ impl Window {
             asked: 0,
             held: false,
             pending: Report::default(),
+            kept: 0,
             sent: None,
             seq: 0,
         }
@@ -124,6 +127,29 @@ impl Window {
     /// Whether all was reported.
     pub(super) fn is_done(&self) -> bool {
         self.sent.is_none() && self.pending.is_empty()
+    }
+
+    /// Whether something was granted that the account does not know yet.
+    pub(super) fn owes_grant(&self) -> bool {
+        let granted = |report: &Report| report.grant != [0; MEASURES];
+        granted(&self.pending) || self.sent.as_deref().is_some_and(granted)
+    }
+
+    /// What of the account's requests is neither charged there nor lost: this node holds it, a request
+    /// is under way with it, or it is not reported yet.
+    pub(super) fn outstanding(&self) -> u64 {
+        let [requests, _] = &self.meters;
+        let held = requests.left.saturating_add(requests.own);
+        let mut outstanding = held.saturating_sub(self.kept);
+        for report in [Some(&self.pending), self.sent.as_deref()]
+            .into_iter()
+            .flatten()
+        {
+            let ([back, _], [debt, _]) = (report.back, report.debt);
+            let unsaid = report.tally.charged.saturating_add(back);
+            outstanding = outstanding.saturating_add(unsaid).saturating_sub(debt);
+        }
+        outstanding
     }
 
     /// Gives back what is not used: the period is over, nobody comes, or the process ends.

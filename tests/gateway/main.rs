@@ -42,5 +42,6 @@ mod standin;
 mod support;
 mod tokens;
 mod upstream;
+mod usage;
 mod vault;
 mod wire;

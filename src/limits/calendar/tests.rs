@@ -178,10 +178,34 @@ fn the_calendar_table() {
 
 #[test]
 fn a_month_is_named_by_the_one_that_it_begins_in() {
-    let month = calendar("UTC", 31).month_of(2026, 2).unwrap();
+    let february: Month = "2026-02".parse().unwrap();
+    let month = calendar("UTC", 31).month_of(february);
     assert_eq!(month.start, at("2026-02-28T00:00:00Z"));
     assert_eq!(month.end, at("2026-03-31T00:00:00Z"));
-    assert_eq!(calendar("UTC", 1).month_of(2026, 13), None);
+}
+
+#[test]
+fn a_month_is_a_year_and_a_month() {
+    let month = |text: &str| text.parse::<Month>();
+    for text in [
+        "",
+        "2026",
+        "2026-13",
+        "2026-00",
+        "2026-1",
+        "+026-01",
+        "2026-11-01",
+        "0000-x1",
+    ] {
+        assert_eq!(month(text), Err(NoMonth), "{text}");
+    }
+    let november = month("2026-11").unwrap();
+    assert_eq!(
+        (november.to_string().as_str(), november.days()),
+        ("2026-11", 30)
+    );
+    assert_eq!(month("2027-01").unwrap().since(november), 2);
+    assert_eq!(Month::of(at("2026-11-30T23:59:59Z")), november);
 }
 
 proptest! {
@@ -200,6 +224,7 @@ proptest! {
             prop_assert!(next.end > next.start);
         }
         prop_assert!(month.start <= day.start && day.end <= month.end);
-        prop_assert_eq!(calendar.month_of(month.first.year(), month.first.month()), Some(month));
+        let of: Month = month.first.strftime("%Y-%m").to_string().parse().unwrap();
+        prop_assert_eq!(calendar.month_of(of), month);
     }
 }

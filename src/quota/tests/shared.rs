@@ -401,3 +401,37 @@ async fn while_redis_is_away_an_end_user_goes_on_from_what_was_known() {
     assert_eq!(nodes.rush(&limits, 20).await, 6);
     nodes.server.signal("CONT");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_counts_once_on_all_nodes_and_the_month_has_what_all_of_them_did() {
+    let nodes = Nodes::start(2, OnStoreFailure::Lease).await;
+    let limits = Limits {
+        monthly: Some(10),
+        ..none()
+    };
+    let tenants = nodes.tenants(&limits);
+    let mut all = nodes.rush(&limits, 30).await;
+    let id = "ticket-1".try_into().unwrap();
+    let grant = Grant::new("monthly", 5, Some(&id)).unwrap();
+    assert_eq!(tenants[0].quota.grant(grant).await, Ok(true));
+    assert_eq!(tenants[1].quota.grant(grant).await, Ok(false));
+    let began = Instant::now();
+    while all < 15 && began.elapsed() < Duration::from_secs(20) {
+        all += nodes.rush(&limits, 2).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(all, 15);
+    assert_eq!(nodes.rush(&limits, 10).await, 0);
+    // What the other node has to say is written down when it is looked at.
+    assert!(nodes.nodes[1].quotas.survey(&[tenants[1].quota.clone()]).await);
+    let first = limits.calendar.month(clock::now()).first;
+    let wanted = Wanted {
+        tenant: "acme".try_into().unwrap(),
+        firsts: vec![first],
+    };
+    let months = nodes.nodes[0].quotas.months(vec![wanted]).await.unwrap();
+    let sums = months[0].0[0].unwrap();
+    assert_eq!((sums.charged, sums.granted, sums.unaccounted), (15, 5, 0));
+    let creations = sums.services.of(Operation::CreateOrUpdateCustomer);
+    assert_eq!((creations.calls, creations.succeeded), (15, 15));
+}
