@@ -31,6 +31,7 @@ use dcams_gateway::{
     quota::{Ending, Outcome, Quotas, TenantQuota},
     store::Store,
 };
+use futures_util::future::join_all;
 use peak_alloc::PeakAlloc;
 use tokio::runtime::Builder;
 use tokio_util::task::TaskTracker;
@@ -72,8 +73,13 @@ fn main() {
     let many: Vec<TenantQuota> = (0..MANY).map(|n| quotas.of(&name(n), &limits)).collect();
     let idle = ALLOCATOR.current_usage() - before;
     runtime.block_on(async {
-        for tenant in &many {
-            request(tenant, &limits, &permit).await;
+        for tenants in many.chunks(1_000) {
+            join_all(
+                tenants
+                    .iter()
+                    .map(|tenant| request(tenant, &limits, &permit)),
+            )
+            .await;
         }
         // Each look of the keeper, until all are quiet and written down.
         tokio::time::sleep(Duration::from_secs(5)).await;

@@ -116,13 +116,7 @@ impl GatewayError {
                 PayloadError::MalformedJson { .. } => ErrorCode::MalformedJson,
                 PayloadError::UnknownService => ErrorCode::UnknownService,
             },
-            Self::Quota(QuotaError::Denied(Denied { policy, .. })) => match policy {
-                Policy::Rate | Policy::SubjectRate => ErrorCode::RateLimited,
-                Policy::Concurrency => ErrorCode::TooManyConcurrentRequests,
-                Policy::BytesDaily | Policy::Daily | Policy::Monthly | Policy::SubjectDaily => {
-                    ErrorCode::QuotaExhausted
-                }
-            },
+            Self::Quota(QuotaError::Denied(Denied { policy, .. })) => of_policy(*policy),
             Self::Quota(QuotaError::Unavailable) => ErrorCode::StateUnavailable,
             Self::Refuse(refusal) => match refusal {
                 Refusal::CredentialsRejected => ErrorCode::UpstreamCredentialsRejected,
@@ -131,14 +125,7 @@ impl GatewayError {
                 Refusal::Refused { .. } => ErrorCode::InvalidPayload,
                 Refusal::Unavailable { .. } => ErrorCode::UpstreamUnavailable,
             },
-            Self::Route(error) => match error {
-                RouteError::BadRequest { .. } | RouteError::Query => ErrorCode::BadRequest,
-                RouteError::ExpectationFailed => ErrorCode::ExpectationFailed,
-                RouteError::LengthRequired => ErrorCode::LengthRequired,
-                RouteError::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
-                RouteError::NotFound => ErrorCode::NotFound,
-                RouteError::UnsupportedMediaType => ErrorCode::UnsupportedMediaType,
-            },
+            Self::Route(error) => of_route(*error),
             Self::Send(error) => match error.failure() {
                 Failure::Malformed => ErrorCode::UpstreamMalformed,
                 Failure::Timeout => ErrorCode::UpstreamTimeout,
@@ -171,6 +158,27 @@ impl GatewayError {
             | Self::Route(_)
             | Self::TenantDisabled => self.code().as_str(),
         }
+    }
+}
+
+const fn of_policy(policy: Policy) -> ErrorCode {
+    match policy {
+        Policy::Rate | Policy::SubjectRate => ErrorCode::RateLimited,
+        Policy::Concurrency => ErrorCode::TooManyConcurrentRequests,
+        Policy::BytesDaily | Policy::Daily | Policy::Monthly | Policy::SubjectDaily => {
+            ErrorCode::QuotaExhausted
+        }
+    }
+}
+
+const fn of_route(error: RouteError) -> ErrorCode {
+    match error {
+        RouteError::BadRequest { .. } | RouteError::Query => ErrorCode::BadRequest,
+        RouteError::ExpectationFailed => ErrorCode::ExpectationFailed,
+        RouteError::LengthRequired => ErrorCode::LengthRequired,
+        RouteError::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+        RouteError::NotFound => ErrorCode::NotFound,
+        RouteError::UnsupportedMediaType => ErrorCode::UnsupportedMediaType,
     }
 }
 

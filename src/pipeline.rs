@@ -128,6 +128,10 @@ impl Job {
 }
 
 /// What there is to do when the first half is through.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once, and the rare one is the small one"
+)]
 enum Prepared {
     /// Tell the tenant how it stands.
     Report(TenantId),
@@ -471,13 +475,12 @@ fn outcome_of(asked: &Result<Segments, GatewayError>, admission: &Admission) -> 
         Err(GatewayError::Refuse(refusal)) => match refusal {
             // A login that was refused did nothing.
             Refusal::CredentialsRejected => return Outcome::Undone,
-            Refusal::Echo | Refusal::Malformed(_) => Ending::Unknown,
             Refusal::NotFound { .. } | Refusal::Refused { .. } => Ending::Refused,
-            // By these two it says that it did nothing; after another 5xx it may have.
+            // By these two it says that it did nothing; after another failure it may have.
             Refusal::Unavailable {
                 status: StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS,
             } => Ending::Unavailable,
-            Refusal::Unavailable { .. } => Ending::Unknown,
+            Refusal::Echo | Refusal::Malformed(_) | Refusal::Unavailable { .. } => Ending::Unknown,
         },
         Err(GatewayError::Send(error)) if error.sent() => Ending::Unknown,
         // A question of our own was answered, and that was the end of it.

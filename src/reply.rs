@@ -303,9 +303,9 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::MethodNotAllowed => "send a POST",
         ErrorCode::MissingToken => "send Authorization: Bearer with a token",
         ErrorCode::NotFound | ErrorCode::UriTooLong => "send requests to /v3/stable/api/storage",
-        ErrorCode::Overloaded => "wait as long as Retry-After says, then try again",
         ErrorCode::PayloadTooLarge => "send a smaller body",
-        ErrorCode::QuotaExhausted
+        ErrorCode::Overloaded
+        | ErrorCode::QuotaExhausted
         | ErrorCode::RateLimited
         | ErrorCode::TooManyConcurrentRequests => {
             "wait as long as Retry-After says, then try again"

@@ -25,7 +25,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::json;
 
 /// A permit as requests get it: from a token.
-pub fn permit() -> Permit {
+pub(crate) fn permit() -> Permit {
     install_crypto();
     let secret = [7; 32];
     let keys = KeySet::from_secret(&[Algorithm::HS256], &secret).expect("a secret");
@@ -89,7 +89,7 @@ fn tenant(id: TenantId) -> Tenant {
 }
 
 /// No limit at all.
-pub fn unlimited() -> Limits {
+pub(crate) fn unlimited() -> Limits {
     Limits {
         rate: None,
         concurrency: None,

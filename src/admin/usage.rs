@@ -206,7 +206,7 @@ where
             let tenant = asked.tenants.first();
             let usage = desk.show(tenant, asked.after.as_ref()).await?;
             note(observers, "usage_read", asked.tenants.iter(), None);
-            ok(&usage)
+            Ok(document(&usage))
         }
         ("/statement", &Method::GET) => {
             let asked = Asked::read(query, "`month`, `after`, and `tenant` for each", true)?;
@@ -220,7 +220,7 @@ where
                 asked.tenants.iter(),
                 Some(&month),
             );
-            ok(&statement)
+            Ok(document(&statement))
         }
         ("" | "/statement", _) => Err(not_allowed("GET")),
         (rest, method) => {
@@ -241,17 +241,17 @@ where
             let (quota, limits) = desk.quota(tenant)?;
             let grant = request.parse()?;
             let granted = watched(observers, tenant, grant, quota.grant(grant)).await?;
-            ok(&Granted::of(tenant, granted, &quota, &limits)?)
+            Ok(document(&Granted::of(tenant, granted, &quota, &limits)?))
         }
     }
 }
 
-fn ok(document: &impl Serialize) -> Answer {
-    // Texts, times and numbers: making a document of them has nothing to fail on.
-    Ok((
+/// Texts, times and numbers: making a document of them has nothing to fail on.
+fn document(content: &impl Serialize) -> (StatusCode, serde_json::Value) {
+    (
         StatusCode::OK,
-        serde_json::to_value(document).unwrap_or_default(),
-    ))
+        serde_json::to_value(content).unwrap_or_default(),
+    )
 }
 
 /// What a query asks for.
@@ -438,9 +438,9 @@ impl Desk {
             billed.extend(months.billed(used.0));
         }
         let mut total = Sums::default();
-        billed
-            .iter()
-            .for_each(|billed: &Billed| total += &billed.sums);
+        for billed in &billed {
+            total += &billed.sums;
+        }
         Ok(Statement {
             month: month.to_string(),
             tenants: billed,

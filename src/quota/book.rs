@@ -120,17 +120,23 @@ struct State {
     active: Option<Box<Active>>,
 }
 
-/// What a node has of a tenant's limits.
-struct Active {
-    /// Whether the keeper was called and has not looked yet.
+/// What the keeper knows of a book, and whether it is to look at it.
+#[derive(Debug, Default)]
+struct Attention {
+    /// Whether it was called and has not looked yet.
     called: bool,
     /// Whether it looks by itself now and then.
     awake: bool,
-    /// Whether there ever was a request: an operator's question makes no tenant a busy one.
-    used: bool,
     /// Whether a request came since its last look, and for how many looks none did.
     touched: bool,
     quiet: u8,
+}
+
+/// What a node has of a tenant's limits.
+struct Active {
+    attention: Attention,
+    /// Whether there ever was a request: an operator's question makes no tenant a busy one.
+    used: bool,
     /// Whether the store has said what an earlier process left.
     loaded: bool,
     /// Whether the store did not answer the last time, and when that was.
@@ -262,7 +268,7 @@ impl Book {
         active.touch();
         active.roll(limits, now);
         note(&mut active.month);
-        !active.awake && active.call()
+        !active.attention.awake && active.call()
     }
 
     /// Whether there was a request for it.
@@ -336,11 +342,8 @@ fn opened<'a>(active: &'a mut Option<Box<Active>>, limits: &Limits, now: &Now) -
 impl Active {
     fn new(limits: &Limits, now: &Now) -> Self {
         Self {
-            called: false,
-            awake: false,
+            attention: Attention::default(),
             used: false,
-            touched: false,
-            quiet: 0,
             loaded: false,
             away: false,
             asked: 0,
@@ -354,12 +357,12 @@ impl Active {
     }
 
     fn touch(&mut self) {
-        (self.used, self.touched) = (true, true);
+        (self.used, self.attention.touched) = (true, true);
     }
 
     /// Has the keeper called, unless it was.
     fn call(&mut self) -> bool {
-        !std::mem::replace(&mut self.called, true)
+        !std::mem::replace(&mut self.attention.called, true)
     }
 
     /// Begins the next day or month when its time has come. A clock that is set back changes nothing:

@@ -226,10 +226,10 @@ impl Keeper {
         let mut all = Vec::with_capacity(asked.len());
         for asked in asked {
             let mut months = Vec::with_capacity(asked.months.len());
-            for which in &asked.months {
+            for which in asked.months.iter().copied() {
                 let account = self.account(&asked.tenant, which).await?;
                 let book = asked.book.as_ref();
-                let outstanding = book.map_or(0, |book| book.outstanding(*which));
+                let outstanding = book.map_or(0, |book| book.outstanding(which));
                 months.push(account.map(|account| Sums::of(&account, outstanding)));
             }
             all.push(Used(months));
@@ -240,7 +240,7 @@ impl Keeper {
     async fn account(
         &self,
         tenant: &TenantId,
-        which: &Which,
+        which: Which,
     ) -> Result<Option<Account>, StoreError> {
         if let Some(redis) = self.store.redis() {
             return redis::read(redis, tenant, which).await;
@@ -365,14 +365,14 @@ impl Keeper {
         let mut accounts = (Vec::new(), Vec::new());
         for (book, exchange) in batch {
             for op in &exchange.ops {
-                accounts.0.push(self.key(&book.tenant, &op.which));
+                accounts.0.push(self.key(&book.tenant, op.which));
                 accounts.1.push(*op);
             }
         }
         accounts
     }
 
-    fn key(&self, tenant: &TenantId, which: &Which) -> Pseudonym {
+    fn key(&self, tenant: &TenantId, which: Which) -> Pseudonym {
         account_key(&self.pseudonyms, tenant, which)
     }
 
@@ -396,11 +396,7 @@ impl Keeper {
 }
 
 /// The name of an account in the store.
-pub(super) fn account_key(
-    pseudonyms: &PseudonymKey,
-    tenant: &TenantId,
-    which: &Which,
-) -> Pseudonym {
+pub(super) fn account_key(pseudonyms: &PseudonymKey, tenant: &TenantId, which: Which) -> Pseudonym {
     pseudonyms.pseudonym(Purpose::Usage, tenant, which.to_string().as_bytes())
 }
 

@@ -52,14 +52,14 @@ pub(super) async fn exchange(
         args.portion(portion);
     }
     for op in &exchange.ops {
-        keys.push(account_key(prefix, tenant, &op.which));
+        keys.push(account_key(prefix, tenant, op.which));
         args.account(op);
     }
     let answer = redis.invoke(&EXCHANGE, &keys, &args.0).await?;
     understood(&answer, exchange).ok_or(StoreError::Damaged)
 }
 
-fn account_key(prefix: &str, tenant: &TenantId, which: &Which) -> Vec<u8> {
+fn account_key(prefix: &str, tenant: &TenantId, which: Which) -> Vec<u8> {
     format!("{prefix}quota:{{{tenant}}}:{which}").into_bytes()
 }
 
@@ -228,9 +228,11 @@ fn numbers(answer: &Value) -> Option<Box<[u64]>> {
     let Value::Array(values) = answer else {
         return None;
     };
-    let number = |value: &Value| match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        _ => None,
+    let number = |value: &Value| {
+        let Value::Int(number) = value else {
+            return None;
+        };
+        u64::try_from(*number).ok()
     };
     values.iter().map(number).collect()
 }
@@ -239,17 +241,21 @@ fn numbers(answer: &Value) -> Option<Box<[u64]>> {
 pub(super) async fn read(
     redis: &Redis,
     tenant: &TenantId,
-    which: &Which,
+    which: Which,
 ) -> Result<Option<Account>, StoreError> {
     let key = account_key(redis.prefix(), tenant, which);
     let answer = redis.invoke(&READ, &[key], &[]).await?;
     let Value::Array(values) = answer else {
         return Err(StoreError::Damaged);
     };
-    let number = |value: &Value| match value {
-        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
-        Value::Nil => Some(0),
-        _ => None,
+    let number = |value: &Value| {
+        if *value == Value::Nil {
+            return Some(0);
+        }
+        let Value::BulkString(text) = value else {
+            return None;
+        };
+        std::str::from_utf8(text).ok()?.parse().ok()
     };
     let numbers: Option<Vec<u64>> = values.iter().map(number).collect();
     let numbers = numbers.ok_or(StoreError::Damaged)?;
@@ -257,7 +263,7 @@ pub(super) async fn read(
         return Ok(None);
     };
     let mut account = Account::default();
-    account.which = Some(*which);
+    account.which = Some(which);
     account.taken = [*taken, *bytes];
     account.extra = [*extra, *extra_bytes];
     account.tally = Tally::of(tally.iter().copied());

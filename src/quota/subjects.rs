@@ -311,7 +311,7 @@ mod tests {
         let per_subject = SubjectLimits {
             rate: Some(Rate {
                 count: NonZeroU32::new(1).unwrap(),
-                period: Duration::from_secs(60),
+                period: Duration::from_mins(1),
                 burst: NonZeroU32::new(3).unwrap(),
             }),
             daily: Some(daily),
@@ -349,7 +349,7 @@ mod tests {
                 subjects.admit(key, &rate, &now, 1000).unwrap();
             }
             let denied = subjects.admit(key, &rate, &now, 1000).unwrap_err();
-            assert_eq!(denied.retry_after, Duration::from_secs(60));
+            assert_eq!(denied.retry_after, Duration::from_mins(1));
             for _ in 0..2 {
                 subjects.charge(key, &limits, 1, &now, 1000).unwrap();
             }

@@ -1,4 +1,9 @@
 #[path = "../../tests/gateway/redis/server.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests of the gateway use all of it"
+)]
 mod server;
 mod shared;
 

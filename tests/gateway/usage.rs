@@ -780,7 +780,9 @@ fn read_csv(text: &str) -> Vec<Vec<String>> {
             }
             ReadRecordResult::End => return rows,
             ReadRecordResult::InputEmpty => {}
-            other => panic!("{other:?}"),
+            other @ (ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull) => {
+                panic!("{other:?}")
+            }
         }
     }
 }

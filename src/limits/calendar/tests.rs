@@ -12,6 +12,7 @@ fn at(text: &str) -> Timestamp {
 
 /// What a person would draw up by hand: the moment, then the period's first day, its beginning and end.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_calendar_table() {
     let days = [
         // Summer time begins on 8 March 2026 and ends on 1 November in New York.

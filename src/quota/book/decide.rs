@@ -100,7 +100,7 @@ impl Active {
     /// Waits for an answer, unless there was just none.
     fn wait(&mut self, now: &Now) -> Option<Step> {
         let recently = now.mono.saturating_sub(self.asked) < LEFT_ALONE;
-        if self.away && recently && !self.called {
+        if self.away && recently && !self.attention.called {
             return None;
         }
         let call = self.call();
@@ -261,7 +261,8 @@ impl Active {
         self.in_flight += 1;
         let recently = now.mono.saturating_sub(self.asked) < LEFT_ALONE;
         let low = self.portion.is_low(limits.rate.as_ref(), shared, now);
-        let call = (low || (self.away && !recently)) && !(self.away && recently) && self.call();
+        let call = if self.away { !recently } else { low };
+        let call = call && self.call();
         Step::Admit { call }
     }
 }

@@ -73,14 +73,14 @@ impl Book {
                 None => return (None, false),
             },
         };
-        active.called = false;
-        let woken = !std::mem::replace(&mut active.awake, true);
+        active.attention.called = false;
+        let woken = !std::mem::replace(&mut active.attention.awake, true);
         active.roll(limits, now);
         active.settle_down(look);
         let all = look == Look::All;
         // From here on requests wait until the bucket is loaded again: what is written down now would
         // not be true any more.
-        let rests = look == Look::Last || active.quiet >= QUIET;
+        let rests = look == Look::Last || active.attention.quiet >= QUIET;
         let parting = rests && shared.is_none() && limits.rate.is_some() && active.loaded;
         active.loaded &= !parting;
         let mut ops = Vec::new();
@@ -88,7 +88,7 @@ impl Book {
             ops.extend(window.ask(limits, node, false));
         }
         // Other nodes take of the same accounts: what is known of them stays fresh.
-        let all = all || (shared.is_some() && look == Look::Now && active.quiet == 0);
+        let all = all || (shared.is_some() && look == Look::Now && active.attention.quiet == 0);
         ops.extend(active.day.ask(limits, node, all && limits_day(limits)));
         let load = matches!(look, Look::All | Look::Called) && !active.loaded;
         let load = load && limits.rate.is_some() && shared.is_none();
@@ -115,8 +115,11 @@ impl Book {
             return true;
         };
         let done = active.closed.is_empty() && active.day.is_done() && active.month.is_done();
-        let sleeps = done && active.quiet > QUIET && active.in_flight == 0 && !active.called;
-        active.awake = !sleeps;
+        let sleeps = done
+            && active.attention.quiet > QUIET
+            && active.in_flight == 0
+            && !active.attention.called;
+        active.attention.awake = !sleeps;
         sleeps
     }
 
@@ -154,11 +157,11 @@ impl Active {
     fn settle_down(&mut self, look: Look) {
         match look {
             Look::All | Look::Called => return,
-            Look::Last => self.quiet = QUIET,
-            Look::Now if std::mem::take(&mut self.touched) => self.quiet = 0,
-            Look::Now => self.quiet = self.quiet.saturating_add(1),
+            Look::Last => self.attention.quiet = QUIET,
+            Look::Now if std::mem::take(&mut self.attention.touched) => self.attention.quiet = 0,
+            Look::Now => self.attention.quiet = self.attention.quiet.saturating_add(1),
         }
-        if self.quiet >= QUIET {
+        if self.attention.quiet >= QUIET {
             self.day.put_back();
             self.month.put_back();
             self.portion.put_back();
