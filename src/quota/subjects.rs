@@ -176,7 +176,10 @@ impl Subjects {
         let uses = part.of(key, now, room);
         uses.bucket = Bucket::fills(now.mono, told.fills_in);
         if let Some((used, day_ends)) = told.day {
-            (uses.units, uses.day_ends) = (used, day_ends);
+            // Answers overtake each other: of one day the highest is the last.
+            let same = uses.day_ends == day_ends;
+            uses.units = if same { uses.units.max(used) } else { used };
+            uses.day_ends = day_ends;
         }
     }
 

@@ -115,13 +115,15 @@ async fn who_waits_as_long_as_retry_after_says_is_let_through() {
 #[tokio::test]
 async fn no_more_at_a_time_than_may_be() {
     let world = limited("[tenants.quota]\nconcurrency = 2").await;
+    // The first shows that the credential is good; until then there is one at a time.
+    assert_eq!(world.ask(STATUS).await.status, 404);
     world
         .simulator
         .add_fault(Fault::times(FaultKind::Hang {}, 2))
         .unwrap();
     let held = join_all((0..2).map(|_| world.ask(STATUS)));
     let more = async {
-        world.simulator.arrived(2).await;
+        world.simulator.arrived(3).await;
         let more = world.ask(STATUS).await;
         world.simulator.clear_faults();
         more
