@@ -41,5 +41,6 @@ mod standin;
 mod support;
 mod tokens;
 mod upstream;
+mod usage;
 mod vault;
 mod wire;
