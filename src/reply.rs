@@ -137,10 +137,7 @@ pub fn usage(tenant: &TenantId, standings: &[Standing], id: RequestId) -> Respon
         limit: standing.limit,
         used: standing.limit.saturating_sub(standing.left),
         left: standing.left,
-        resets_at: standing
-            .window
-            .and_then(|_| now.checked_add(standing.resets).ok())
-            .map(|at| at.to_string()),
+        resets_at: standing.resets_at(now).map(|at| at.to_string()),
     };
     let document = Usage {
         tenant: tenant.as_str(),

@@ -549,7 +549,7 @@ impl Used {
             granted: standing.granted,
             used: standing.used,
             left: standing.left,
-            resets_at: resets_at(standing, now),
+            resets_at: standing.resets_at(now),
         };
         Self {
             tenant: tenant.clone(),
@@ -557,15 +557,4 @@ impl Used {
             limits: quota.limits().iter().map(used).collect(),
         }
     }
-}
-
-/// When all of a limit is there again, to the second; none for what is free as soon as a request ends.
-fn resets_at(standing: &Standing, now: Timestamp) -> Option<Timestamp> {
-    if standing.ends.is_some() {
-        return standing.ends;
-    }
-    standing.window?;
-    let full = now.checked_add(standing.resets).ok()?;
-    let second = full.as_second() + i64::from(full.subsec_nanosecond() > 0);
-    Timestamp::from_second(second).ok()
 }

@@ -137,6 +137,7 @@ impl Calendar {
     }
 
     /// The same days, with months that begin on another one of them.
+    #[must_use]
     pub fn billed_on(&self, billing_day: i8) -> Self {
         Self::new(self.zone.clone(), billing_day)
     }

@@ -92,6 +92,19 @@ pub struct Standing {
     pub ends: Option<Timestamp>,
 }
 
+impl Standing {
+    /// When all of it is there again, to the second; none for what is free as soon as a request ends.
+    pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.ends.is_some() {
+            return self.ends;
+        }
+        self.window?;
+        let full = now.checked_add(self.resets).ok()?;
+        let second = full.as_second() + i64::from(full.subsec_nanosecond() > 0);
+        Timestamp::from_second(second).ok()
+    }
+}
+
 /// The limits of one tenant, and what this node has of them.
 pub(super) struct Book {
     pub(super) tenant: TenantId,

@@ -221,7 +221,7 @@ impl Keeper {
                 let stored = self.store.get(Table::Usage, &key).await?;
                 let account = stored.as_deref().map(Account::decode).transpose()?;
                 let book = asked.book.as_ref();
-                let outstanding = book.map_or(0, |book| book.outstanding(which));
+                let outstanding = book.map_or(0, |book| book.outstanding(*which));
                 months.push(account.map(|account| Sums::of(&account, outstanding)));
             }
             all.push(Used(months));

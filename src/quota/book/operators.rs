@@ -48,12 +48,12 @@ impl Book {
     }
 
     /// What this node has taken out of an account that is neither charged nor lost.
-    pub(in crate::quota) fn outstanding(&self, which: &Which) -> u64 {
+    pub(in crate::quota) fn outstanding(&self, which: Which) -> u64 {
         let state = self.lock();
         let Some(active) = state.active.as_deref() else {
             return 0;
         };
-        let mut windows = active.windows().filter(|window| window.which == *which);
+        let mut windows = active.windows().filter(|window| window.which == which);
         windows.next().map_or(0, Window::outstanding)
     }
 }
