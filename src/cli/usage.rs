@@ -70,7 +70,7 @@ struct GrantArgs {
     /// The tenant's id
     #[arg(long, value_name = "ID", value_parser = tenant)]
     tenant: TenantId,
-    /// The limit: daily, monthly or bytes_daily
+    /// The limit: `daily`, `monthly` or `bytes_daily`
     #[arg(long)]
     policy: String,
     /// How much

@@ -780,7 +780,9 @@ fn read_csv(text: &str) -> Vec<Vec<String>> {
             }
             ReadRecordResult::End => return rows,
             ReadRecordResult::InputEmpty => {}
-            other => panic!("{other:?}"),
+            ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                panic!("a long line")
+            }
         }
     }
 }
