@@ -336,11 +336,16 @@ impl TenantQuota {
             }
             if timeout_at(deadline, refilled).await.is_err() {
                 self.book.lost(&self.quotas.now());
-                return match decide(&self.quotas.now()) {
-                    Step::Admit { .. } => Ok(()),
-                    Step::Deny(denied) => Err(QuotaError::Denied(denied)),
-                    Step::Refuse | Step::Wait { .. } => Err(QuotaError::Unavailable),
+                let (call, decided) = match decide(&self.quotas.now()) {
+                    Step::Admit { call } => (call, Ok(())),
+                    Step::Deny(denied) => (false, Err(QuotaError::Denied(denied))),
+                    Step::Refuse => (false, Err(QuotaError::Unavailable)),
+                    Step::Wait { call } => (call, Err(QuotaError::Unavailable)),
                 };
+                if call {
+                    self.quotas.call(&self.book);
+                }
+                return decided;
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::limits::{Limits, calendar::Period};
 pub(super) struct Meter {
     /// Given and not yet used.
     pub(super) left: u64,
-    /// What requests wait for.
+    /// What requests wait for that nobody was asked for yet.
     pub(super) need: u64,
     /// What this node admitted in the period.
     pub(super) own: u64,
@@ -172,8 +172,10 @@ impl Window {
                 continue;
             }
             if let (Some(want), Some(need)) = (want.get_mut(place), need.get_mut(place)) {
-                *need = meter.need;
                 *want = meter.want();
+                // From here on it counts those that come while the store is asked: their need is not
+                // in this question, so its answer must not end it.
+                *need = std::mem::take(&mut meter.need);
             }
         }
         if self.sent.is_none() && !self.pending.is_empty() {
@@ -205,7 +207,6 @@ impl Window {
         self.held = told.held;
         for (place, (meter, given)) in self.meters.iter_mut().zip(told.given).enumerate() {
             meter.left = meter.left.saturating_add(given);
-            meter.need = 0;
             let owed = self.pending.debt.get(place).copied().unwrap_or(0);
             let part = told.part.and_then(|part| part.get(place).copied());
             meter.share = part.map(|part| part.saturating_sub(owed));

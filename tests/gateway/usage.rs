@@ -780,8 +780,8 @@ fn read_csv(text: &str) -> Vec<Vec<String>> {
             }
             ReadRecordResult::End => return rows,
             ReadRecordResult::InputEmpty => {}
-            other @ (ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull) => {
-                panic!("{other:?}")
+            ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                panic!("a long line")
             }
         }
     }

@@ -8,15 +8,20 @@ use crate::{
     quota::Counts,
 };
 
-/// What is counted of each service, as a column's name and how to find it.
-#[expect(clippy::type_complexity, reason = "this is the name of that type")]
-const COUNTED: [(&str, fn(&Counts) -> u64); 5] = [
-    ("calls", |counts| counts.calls),
-    ("succeeded", |counts| counts.succeeded),
-    ("refused", |counts| counts.refused),
-    ("unknown", |counts| counts.unknown),
-    ("unavailable", |counts| counts.unavailable),
-];
+/// What is counted of each service, as the columns are named.
+const COUNTED: [&str; 5] = ["calls", "succeeded", "refused", "unknown", "unavailable"];
+
+/// The same, in that order.
+fn counted(counts: &Counts) -> [u64; 5] {
+    let Counts {
+        calls,
+        succeeded,
+        refused,
+        unknown,
+        unavailable,
+    } = *counts;
+    [calls, succeeded, refused, unknown, unavailable]
+}
 
 /// A header, and a line for each tenant.
 pub(super) fn statement(statement: &Statement) -> Vec<u8> {
@@ -33,7 +38,7 @@ fn header() -> Vec<String> {
         .map(str::to_owned)
         .to_vec();
     for operation in Operation::ALL {
-        for (counted, _) in COUNTED {
+        for counted in COUNTED {
             names.push(format!("{}_{counted}", operation.name()));
         }
     }
@@ -56,7 +61,7 @@ fn line(billed: &Billed) -> Vec<String> {
     let sums = &billed.sums;
     for operation in Operation::ALL {
         let counts = sums.services.of(operation);
-        fields.extend(COUNTED.map(|(_, count)| count(counts).to_string()));
+        fields.extend(counted(counts).map(|count| count.to_string()));
     }
     let whole = [sums.charged, sums.bytes, sums.granted, sums.unaccounted];
     fields.extend(whole.map(|sum| sum.to_string()));

@@ -120,6 +120,10 @@ impl Book {
             && active.in_flight == 0
             && !active.attention.called;
         active.attention.awake = !sleeps;
+        if sleeps && !active.used {
+            // An operator asked, and nobody else ever did.
+            state.active = None;
+        }
         sleeps
     }
 
