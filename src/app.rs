@@ -327,7 +327,7 @@ fn grants(
     accounts: &Plan,
     rules: &Rules,
     quotas: &Quotas,
-) -> HashMap<TenantId, Grant> {
+) -> HashMap<TenantId, Box<Grant>> {
     let of_country = |country| {
         Arc::new(Rules {
             country,
@@ -349,7 +349,7 @@ fn grants(
             quota: quotas.of(&tenant.id, &tenant.limits),
             tenant,
         };
-        Some((grant.tenant.id.clone(), grant))
+        Some((grant.tenant.id.clone(), Box::new(grant)))
     };
     tenants.into_iter().filter_map(grant).collect()
 }

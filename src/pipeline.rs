@@ -65,7 +65,7 @@ pub struct Gateway {
     /// Who is believed.
     pub authenticator: Authenticator,
     /// What each tenant may do, and with which credential.
-    pub tenants: HashMap<TenantId, Grant>,
+    pub tenants: HashMap<TenantId, Box<Grant>>,
     /// What requests cost of their tenant's quotas.
     pub tariff: Tariff,
     /// Which tenant owns which customer.
@@ -292,6 +292,7 @@ impl Gateway {
         let grant = self
             .tenants
             .get(caller.tenant())
+            .map(Box::as_ref)
             .filter(|grant| grant.tenant.enabled)
             .ok_or(GatewayError::TenantDisabled)?;
         grant.tenant.addresses.check(client)?;

@@ -130,6 +130,8 @@ struct Attention {
     /// Whether a request came since its last look, and for how many looks none did.
     touched: bool,
     quiet: u8,
+    /// Since which of its looks it need not look, where it keeps that in mind.
+    asleep_since: Option<u64>,
 }
 
 /// What a node has of a tenant's limits.
@@ -179,9 +181,6 @@ impl Book {
     pub(super) fn admit(&self, now: &Now, shared: Option<&Shared>) -> Step {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
-        if limits.rate.is_none() && limits.concurrency.is_none() {
-            return Step::Admit { call: false };
-        }
         let active = opened(active, limits, now);
         active.touch();
         match shared {

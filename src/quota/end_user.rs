@@ -2,7 +2,7 @@
 //! share it. What Redis says is noted in memory, so that headers are true, and a node that finds it away
 //! goes on from there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Denied, Inner, QuotaError, between,
@@ -33,16 +33,15 @@ impl EndUser {
         let Some(rate) = self.limits.per_subject.rate else {
             return Ok(());
         };
-        let (rate_of_op, day) = (Some(rate), None);
         let op = SubjectOp {
-            rate: rate_of_op,
-            day,
+            rate: Some(rate),
+            day: None,
         };
         match self.ask(&op).await? {
             Some(told) if told.allowed => Ok(()),
             Some(told) => Err(QuotaError::Denied(Denied {
                 policy: Policy::SubjectRate,
-                retry_after: std::time::Duration::from_micros(told.wait),
+                retry_after: Duration::from_micros(told.wait),
             })),
             None => {
                 let now = self.quotas.now();
@@ -58,6 +57,13 @@ impl EndUser {
             return Ok(());
         };
         let now = self.quotas.now();
+        let in_memory = || {
+            let subjects = &self.quotas.subjects;
+            subjects.charge(self.key, &self.limits, units, &now, self.room)
+        };
+        if self.name.is_none() {
+            return Ok(in_memory()?);
+        }
         let day = self.limits.calendar.day(now.wall);
         let taken = i64::try_from(units).unwrap_or(i64::MAX);
         let op = SubjectOp {
@@ -71,8 +77,7 @@ impl EndUser {
                 retry_after: between(now.wall, day.end),
             })),
             None => {
-                let subjects = &self.quotas.subjects;
-                subjects.charge(self.key, &self.limits, units, &now, self.room)?;
+                in_memory()?;
                 // Where Redis did not answer this once, it is to know all the same.
                 self.owe(taken);
                 Ok(())

@@ -4,7 +4,7 @@
 //! it also looks at the tenants that were called for lately, so that what happened is written down and
 //! what is not used goes back.
 
-use std::{mem, slice, sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, slice, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
@@ -33,6 +33,8 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// How many go to the store together, at most.
 const BATCH: usize = 1024;
+/// After how long a tenant that nobody asks for is forgotten here; until then metrics show it.
+const FORGOTTEN_TICKS: u64 = 600;
 /// How often accounts that nobody asks for any more are removed, and how old they are then.
 const TIDY_TICKS: u64 = 6 * 3600;
 const DAYS_KEPT: i64 = 40;
@@ -63,6 +65,9 @@ pub struct Keeper {
     /// This process, among all that ever wrote to the store.
     node: u64,
     awake: Vec<Arc<Book>>,
+    /// Those that need no look any more, and since which tick.
+    asleep: VecDeque<(u64, Arc<Book>)>,
+    ticks: u64,
 }
 
 impl Keeper {
@@ -81,6 +86,8 @@ impl Keeper {
             // Below 2^53, where numbers of every kind are exact; never 0.
             node: (random >> 11).max(1),
             awake: Vec::new(),
+            asleep: VecDeque::new(),
+            ticks: 0,
         }
     }
 
@@ -255,7 +262,20 @@ impl Keeper {
     /// Looks at all that were called for lately.
     async fn look(&mut self, tell: &(impl Fn(&TenantId, &Crossed) + Send)) {
         self.look_at_awake(Look::Now, tell).await;
-        self.awake.retain(|book| !book.sleeps());
+        self.ticks += 1;
+        let now = self.ticks;
+        let asleep = self.awake.extract_if(.., |book| book.sleeps());
+        let new = asleep.filter(|book| book.rests(now));
+        self.asleep.extend(new.map(|book| (now, book)));
+        let due = now.saturating_sub(FORGOTTEN_TICKS);
+        while self.asleep.front().is_some_and(|(since, _)| *since < due)
+            && let Some((since, book)) = self.asleep.pop_front()
+        {
+            // It stands in the list once, so behind those that went to sleep before it did again.
+            if let Some(later) = book.forget(since) {
+                self.asleep.push_back((later, book));
+            }
+        }
     }
 
     async fn look_at_awake(&mut self, look: Look, tell: &(impl Fn(&TenantId, &Crossed) + Send)) {

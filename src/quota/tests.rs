@@ -468,3 +468,27 @@ async fn a_months_sums_are_complete_at_any_moment_and_a_crash_shows_in_them() {
     let sums = month(&world, &limits).await;
     assert_eq!((sums.charged, sums.unaccounted), (21, before));
 }
+
+#[tokio::test]
+async fn a_tenant_that_is_quiet_for_long_is_forgotten_here_and_known_in_the_store() {
+    let world = World::start();
+    let tenant = world.tenant(&limited(3));
+    for _ in 0..2 {
+        served(&tenant).await.unwrap();
+    }
+    let book = &tenant.quota.book;
+    assert!(book.rests(7) && !book.rests(9));
+    // It went to sleep again since, and then something is under way.
+    assert_eq!(book.forget(7), Some(9));
+    world.quotas.survey(slice::from_ref(&tenant.quota)).await;
+    while !book.sleeps() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let held = tenant.admit().await.unwrap();
+    assert_eq!((book.forget(9), book.is_active()), (None, true));
+    drop(held);
+    assert!(book.rests(11));
+    assert_eq!((book.forget(11), book.is_active()), (None, false));
+    served(&tenant).await.unwrap();
+    assert_eq!(policy(served(&tenant).await.unwrap_err()), Policy::Daily);
+}

@@ -238,7 +238,8 @@ impl Active {
 
     /// Rate and concurrency, of which nodes have portions.
     pub(super) fn admit_shared(&mut self, limits: &Limits, now: &Now, shared: &Shared) -> Step {
-        if self.away && shared.away == OnStoreFailure::Refuse {
+        let limited = limits.rate.is_some() || limits.concurrency.is_some();
+        if limited && self.away && shared.away == OnStoreFailure::Refuse {
             return self.wait_or_refuse(now);
         }
         if let Some(most) = limits.concurrency {

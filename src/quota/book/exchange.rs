@@ -120,11 +120,33 @@ impl Book {
             && active.in_flight == 0
             && !active.attention.called;
         active.attention.awake = !sleeps;
-        if sleeps && !active.used {
-            // An operator asked, and nobody else ever did.
+        sleeps
+    }
+
+    /// Notes since which look of the keeper's it sleeps. Returns whether that was not noted yet.
+    pub(in crate::quota) fn rests(&self, since: u64) -> bool {
+        let mut state = self.lock();
+        let Some(active) = &mut state.active else {
+            return false;
+        };
+        active.attention.asleep_since.replace(since).is_none()
+    }
+
+    /// Forgets a tenant that sleeps since this look: what there is to know of it is in the store. One
+    /// that went to sleep later says since when.
+    pub(in crate::quota) fn forget(&self, since: u64) -> Option<u64> {
+        let mut state = self.lock();
+        let active = state.active.as_mut()?;
+        let attention = &mut active.attention;
+        let later = attention.asleep_since.filter(|later| *later > since);
+        if later.is_some() {
+            return later;
+        }
+        attention.asleep_since = None;
+        if !attention.awake && !attention.called && active.in_flight == 0 {
             state.active = None;
         }
-        sleeps
+        None
     }
 
     /// Takes what the store said, or that it said nothing; the soft limits that were crossed.
