@@ -1,5 +1,5 @@
-//! Several gateways on one Redis, under uneven load that is more than their rate, until their day is used
-//! up: while all is well, while Redis stands still, after it was emptied, with one of them cut off, and
+//! Several gateways on one Redis, under uneven load that is more than their rate, or without a rate, until
+//! their day is used up: while all is well, while Redis stands still, after it was emptied, with one of them cut off, and
 //! with one of them killed.
 //!
 //! `NODES_SECONDS=60` is the long form: four gateways, 500 a second, 20,000 a day. `NODES_TIMEOUT` is how
@@ -35,19 +35,22 @@ struct Size {
     offered: &'static [u32],
     rate: u32,
     burst: u32,
+    /// Whether there is a rate at all.
+    rated: bool,
     daily: usize,
     time: Duration,
     outage: Duration,
 }
 
 impl Size {
-    fn of() -> Self {
+    fn of(rated: bool) -> Self {
         let seconds = number("NODES_SECONDS", 0);
         if seconds == 0 {
             return Self {
                 offered: &[150, 70, 20],
                 rate: 150,
                 burst: 30,
+                rated,
                 daily: 300,
                 time: Duration::from_secs(5),
                 outage: Duration::from_millis(1_500),
@@ -57,6 +60,7 @@ impl Size {
             offered: &[450, 270, 135, 45],
             rate: 500,
             burst: 100,
+            rated,
             daily: 20_000,
             time: Duration::from_secs(seconds.into()),
             outage: Duration::from_secs(10),
@@ -65,6 +69,19 @@ impl Size {
 
     fn nodes(&self) -> usize {
         self.offered.len()
+    }
+
+    fn quota(&self) -> String {
+        let rate = if self.rated {
+            format!("rate = \"{}/s\"\nburst = {}\n", self.rate, self.burst)
+        } else {
+            String::new()
+        };
+        format!(
+            "[tenants.quota]\n{rate}daily = {}\ntime_zone = \"{}\"\n",
+            self.daily,
+            noon()
+        )
     }
 }
 
@@ -101,20 +118,16 @@ struct Run {
 }
 
 impl Fleet {
-    async fn start(away: &str, timeout: &str) -> Self {
+    async fn start(size: Size, away: &str, timeout: &str) -> Self {
         let timeout = env::var("NODES_TIMEOUT").unwrap_or_else(|_| timeout.to_owned());
-        let (size, dcams, redis) = (Size::of(), Dcams::start().await, RedisServer::start());
+        let (dcams, redis) = (Dcams::start().await, RedisServer::start());
         let (url, proxy) = (dcams.simulator.url(), Proxy::start(redis.port).await);
         let toml = |redis: &str| {
             format!(
                 "[state]\nbackend = \"redis\"\n[state.redis]\nurls = [\"{redis}\"]\nnodes = {}\n\
-                 timeout = \"{timeout}\"\non_store_failure = \"{away}\"\n{OTHER_TENANT}\
-                 [tenants.quota]\nrate = \"{}/s\"\nburst = {}\ndaily = {}\ntime_zone = \"{}\"\n",
+                 timeout = \"{timeout}\"\non_store_failure = \"{away}\"\n{OTHER_TENANT}{}",
                 size.nodes(),
-                size.rate,
-                size.burst,
-                size.daily,
-                noon()
+                size.quota(),
             )
         };
         let folders: Vec<TempDir> = size.offered.iter().map(|_| folder()).collect();
@@ -294,8 +307,10 @@ impl Run {
             fleet.losses()
         );
         println!("each second {:?}", self.seconds(time));
-        for (ms, most, allowed) in self.stretches(&fleet.size) {
-            println!("most within {ms} ms: {most}, allowed {allowed}");
+        if fleet.size.rated {
+            for (ms, most, allowed) in self.stretches(&fleet.size) {
+                println!("most within {ms} ms: {most}, allowed {allowed}");
+            }
         }
         let mut times: Vec<Duration> = self.shots.iter().map(Shot::took).collect();
         let all = [500, 990, 1000].map(|share| milliseconds(quantile(&mut times, share)));
@@ -332,7 +347,7 @@ impl Run {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_on_one_redis_keep_to_one_rate_and_one_day() {
-    let mut fleet = Fleet::start("lease", "5s").await;
+    let mut fleet = Fleet::start(Size::of(true), "lease", "5s").await;
     let run = fleet.run(Trouble::Nothing, 0).await;
     run.report("all is well", &fleet, 0);
     run.keeps_to(fleet.size.daily, 0);
@@ -341,7 +356,7 @@ async fn gateways_on_one_redis_keep_to_one_rate_and_one_day() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_killed_takes_its_lease_with_it_and_nothing_more() {
-    let mut fleet = Fleet::start("lease", "5s").await;
+    let mut fleet = Fleet::start(Size::of(true), "lease", "5s").await;
     let half = fleet.size.daily / 2;
     let run = fleet.run(Trouble::Killed, half).await;
     run.report("one gateway is killed", &fleet, 0);
@@ -349,11 +364,20 @@ async fn a_gateway_that_is_killed_takes_its_lease_with_it_and_nothing_more() {
     run.keeps_to_the_rate(&fleet.size);
 }
 
-/// With nine tenths used, so that what is left is used up before the outage ends.
+/// What is left is used up before the outage ends: the tenth part with a rate, the fifth without.
 async fn outage(name: &str, trouble: Trouble, away: &str) {
-    let mut fleet = Fleet::start(away, "500ms").await;
+    outage_of(name, trouble, away, true).await;
+}
+
+async fn unrated_outage(name: &str, trouble: Trouble) {
+    outage_of(name, trouble, "lease", false).await;
+}
+
+async fn outage_of(name: &str, trouble: Trouble, away: &str, rated: bool) {
+    let mut fleet = Fleet::start(Size::of(rated), away, "500ms").await;
     let daily = fleet.size.daily;
-    let run = fleet.run(trouble, daily / 10 * 9).await;
+    let left = daily / if rated { 10 } else { 5 };
+    let run = fleet.run(trouble, daily - left).await;
     let (seen, free) = run.free(daily);
     let nodes = fleet.size.nodes();
     let bound = match (trouble, away) {
@@ -395,6 +419,13 @@ async fn a_gateway_that_is_cut_off_has_no_more_than_its_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nor_where_no_rate_holds_anybody_back() {
+    unrated_outage("Redis stands still, no rate", Trouble::Stopped).await;
+    unrated_outage("Redis is killed and emptied, no rate", Trouble::Emptied).await;
+    unrated_outage("one gateway is cut off, no rate", Trouble::CutOff).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_that_is_wanted_nothing_is_admitted_without_redis() {
     outage("Redis stands still, \"refuse\"", Trouble::Stopped, "refuse").await;
 }
@@ -412,7 +443,7 @@ async fn where_that_is_wanted_each_goes_on_with_its_part_of_the_day() {
 /// How long a call takes while all is well, beside the load.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_to_a_healthy_redis_are_answered() {
-    let mut fleet = Fleet::start("lease", "5s").await;
+    let mut fleet = Fleet::start(Size::of(true), "lease", "5s").await;
     let redis = Redis::connect(&settings(&[fleet.redis.url()], Mode::Single))
         .await
         .unwrap();
