@@ -16,6 +16,7 @@
 
 mod addresses;
 mod audit;
+mod campaign;
 mod canary;
 mod check;
 mod crash;

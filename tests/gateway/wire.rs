@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dcams_gateway::{
-    auth::mint::Grant, clock, ident::TenantId, operation::Operation, simulator::Login,
+    auth::mint::Grant, clock, config::Config, ident::TenantId, operation::Operation,
+    simulator::Login,
 };
 use serde_json::json;
 use tokio::{
@@ -33,22 +34,7 @@ impl World {
         customer: Option<&str>,
     ) -> String {
         let config = load(self.folder(), &self.simulator.url(), &[]);
-        let ours = |id: &TenantId| id.as_str() == tenant;
-        let issuer = config
-            .issuers
-            .iter()
-            .find(|issuer| issuer.tenants.iter().any(ours));
-        let issuer = issuer.unwrap();
-        let grant = Grant {
-            tenant: &tenant.try_into().unwrap(),
-            operations: operations.iter().copied().collect(),
-            subject: Some("subject-of-the-token"),
-            customer,
-            ttl: Duration::from_mins(10),
-        };
-        grant
-            .mint(issuer, &config.signing_keys[&issuer.id], clock::now())
-            .unwrap()
+        token_of(&config, tenant, operations, customer)
     }
 
     /// A value of the metrics page, without labels.
@@ -68,6 +54,31 @@ impl World {
         let came = timeout(Duration::from_secs(20), asking).await;
         assert!(came.is_ok(), "{name} never became {value}");
     }
+}
+
+/// A token of any tenant's own issuer.
+pub fn token_of(
+    config: &Config,
+    tenant: &str,
+    operations: &[Operation],
+    customer: Option<&str>,
+) -> String {
+    let ours = |id: &TenantId| id.as_str() == tenant;
+    let issuer = config
+        .issuers
+        .iter()
+        .find(|issuer| issuer.tenants.iter().any(ours));
+    let issuer = issuer.unwrap();
+    let grant = Grant {
+        tenant: &tenant.try_into().unwrap(),
+        operations: operations.iter().copied().collect(),
+        subject: Some("subject-of-the-token"),
+        customer,
+        ttl: Duration::from_mins(10),
+    };
+    grant
+        .mint(issuer, &config.signing_keys[&issuer.id], clock::now())
+        .unwrap()
 }
 
 /// TOML for a second tenant, `other` or `closed`, with an issuer and an account of its own.
