@@ -313,7 +313,7 @@ async fn what_redis_has_lost_is_made_good_by_what_nodes_have_seen() {
     let limits = limited(1000);
     let mut all = nodes.rush(&limits, 600).await;
     nodes.server.kill();
-    std::fs::remove_dir_all(nodes.server.home().join("appendonlydir")).unwrap();
+    nodes.server.forget();
     nodes.server.run();
     let began = clock::instant();
     while began.elapsed() < Duration::from_secs(8) {

@@ -130,6 +130,11 @@ impl RedisServer {
         }
     }
 
+    /// Takes everything that it has on its disk away, while it does not run.
+    pub fn forget(&self) {
+        fs::remove_dir_all(self.home.path().join("appendonlydir")).unwrap();
+    }
+
     /// Sends a signal such as `STOP`.
     pub fn signal(&self, name: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
