@@ -15,7 +15,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Now, Shared,
@@ -130,8 +130,8 @@ struct Attention {
     /// Whether a request came since its last look, and for how many looks none did.
     touched: bool,
     quiet: u8,
-    /// Since which of its looks it need not look, where it keeps that in mind.
-    asleep_since: Option<u64>,
+    /// Since when it need not look, where it keeps that in mind.
+    asleep_since: Option<Instant>,
 }
 
 /// What a node has of a tenant's limits.

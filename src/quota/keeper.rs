@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use uuid::Uuid;
 
@@ -31,10 +31,11 @@ use crate::{
 
 /// How often it looks by itself.
 const TICK: Duration = Duration::from_secs(1);
-/// How many go to the store together, at most.
+/// How many go to the store together, at most: of those that called, and of those that did not.
 const BATCH: usize = 1024;
+const PIECE: usize = 128;
 /// After how long a tenant that nobody asks for is forgotten here; until then metrics show it.
-const FORGOTTEN_TICKS: u64 = 600;
+const FORGOTTEN: Duration = Duration::from_mins(10);
 /// How often accounts that nobody asks for any more are removed, and how old they are then.
 const TIDY_TICKS: u64 = 6 * 3600;
 const DAYS_KEPT: i64 = 40;
@@ -66,8 +67,9 @@ pub struct Keeper {
     node: u64,
     awake: Vec<Arc<Book>>,
     /// Those that need no look any more, and since which tick.
-    asleep: VecDeque<(u64, Arc<Book>)>,
-    ticks: u64,
+    asleep: VecDeque<(Instant, Arc<Book>)>,
+    /// Those of the awake whose turn it still is.
+    due: Vec<Arc<Book>>,
 }
 
 impl Keeper {
@@ -87,54 +89,78 @@ impl Keeper {
             node: (random >> 11).max(1),
             awake: Vec::new(),
             asleep: VecDeque::new(),
-            ticks: 0,
+            due: Vec::new(),
         }
     }
 
     /// Works until it is closed. `tell` hears of each soft limit that is crossed.
+    ///
+    /// Requests wait for messages, and for nothing else: the look at all that are awake is taken in
+    /// pieces, with the messages of the meantime in between.
     pub async fn run(mut self, tell: impl Fn(&TenantId, &Crossed) + Send) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut until_tidy = 0;
         loop {
-            tokio::select! {
-                message = self.messages.recv() => {
-                    let Some(message) = message else { return };
-                    let mut next = Some(message);
-                    while let Some(message) = next.take() {
-                        match message {
-                            Message::Look(book) => next = self.look_at(book, &tell).await,
-                            Message::Grant(book, grant, done) => {
-                                let granted = self.grant(&book, &grant, &tell).await;
-                                let _ = done.send(granted);
-                            }
-                            Message::Months(asked, done) => {
-                                drop(done.send(self.months(&asked, &tell).await));
-                            }
-                            Message::Survey(books, done) => {
-                                let known = self.survey(&books, &tell).await;
-                                let _ = done.send(known);
-                            }
-                            // While Redis is away it is lost: memory counts then.
-                            Message::Owe(tenant, subject, op) => {
-                                if let Some(redis) = self.store.redis() {
-                                    let _ = redis::subject(redis, &tenant, subject, &op).await;
-                                }
-                            }
-                            Message::Close(done) => return self.close(done, &tell).await,
+            let message = if self.due.is_empty() {
+                tokio::select! {
+                    message = self.messages.recv() => {
+                        let Some(message) = message else { return };
+                        Some(message)
+                    }
+                    _ = ticks.tick() => {
+                        self.due = mem::take(&mut self.awake);
+                        if until_tidy == 0 {
+                            until_tidy = TIDY_TICKS;
+                            self.tidy(clock::now()).await;
                         }
+                        until_tidy -= 1;
+                        None
                     }
                 }
-                _ = ticks.tick() => {
-                    self.look(&tell).await;
-                    if until_tidy == 0 {
-                        until_tidy = TIDY_TICKS;
-                        self.tidy(clock::now()).await;
-                    }
-                    until_tidy -= 1;
+            } else {
+                self.messages.try_recv().ok()
+            };
+            if let Some(message) = message
+                && let Some(done) = self.answer(message, &tell).await
+            {
+                return self.close(done, &tell).await;
+            }
+            self.look(&tell).await;
+        }
+    }
+
+    /// Does what is asked. Returns whom to tell that everything is written down, where the process ends.
+    async fn answer(
+        &mut self,
+        message: Message,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> Option<oneshot::Sender<()>> {
+        let mut next = Some(message);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Look(book) => next = self.look_at(book, tell).await,
+                Message::Grant(book, grant, done) => {
+                    let granted = self.grant(&book, &grant, tell).await;
+                    let _ = done.send(granted);
                 }
+                Message::Months(asked, done) => {
+                    drop(done.send(self.months(&asked, tell).await));
+                }
+                Message::Survey(books, done) => {
+                    let known = self.survey(&books, tell).await;
+                    let _ = done.send(known);
+                }
+                // While Redis is away it is lost: memory counts then.
+                Message::Owe(tenant, subject, op) => {
+                    if let Some(redis) = self.store.redis() {
+                        let _ = redis::subject(redis, &tenant, subject, &op).await;
+                    }
+                }
+                Message::Close(done) => return Some(done),
             }
         }
+        None
     }
 
     /// Looks at this book, and at all others that have called by now. Returns what came after them.
@@ -259,16 +285,24 @@ impl Keeper {
         stored.as_deref().map(Account::decode).transpose()
     }
 
-    /// Looks at all that were called for lately.
+    /// Looks at some of those whose turn it is.
     async fn look(&mut self, tell: &(impl Fn(&TenantId, &Crossed) + Send)) {
-        self.look_at_awake(Look::Now, tell).await;
-        self.ticks += 1;
-        let now = self.ticks;
-        let asleep = self.awake.extract_if(.., |book| book.sleeps());
-        let new = asleep.filter(|book| book.rests(now));
-        self.asleep.extend(new.map(|book| (now, book)));
-        let due = now.saturating_sub(FORGOTTEN_TICKS);
-        while self.asleep.front().is_some_and(|(since, _)| *since < due)
+        let rest = self.due.len().saturating_sub(PIECE);
+        let books = self.due.split_off(rest);
+        if books.is_empty() {
+            return;
+        }
+        self.take_along(&books, Look::Now, tell).await;
+        let now = clock::instant();
+        for book in books {
+            if !book.sleeps() {
+                self.awake.push(book);
+            } else if book.rests(now) {
+                self.asleep.push_back((now, book));
+            }
+        }
+        while let Some((since, _)) = self.asleep.front()
+            && now.saturating_duration_since(*since) > FORGOTTEN
             && let Some((since, book)) = self.asleep.pop_front()
         {
             // It stands in the list once, so behind those that went to sleep before it did again.
@@ -278,17 +312,19 @@ impl Keeper {
         }
     }
 
-    async fn look_at_awake(&mut self, look: Look, tell: &(impl Fn(&TenantId, &Crossed) + Send)) {
-        let awake = mem::take(&mut self.awake);
-        for books in awake.chunks(BATCH) {
+    async fn take_along(
+        &mut self,
+        books: &[Arc<Book>],
+        look: Look,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) {
+        for books in books.chunks(BATCH) {
             let mut batch = Vec::new();
             for book in books {
                 self.add(&mut batch, Arc::clone(book), look);
             }
             self.take_to_store(batch, tell).await;
         }
-        // Whoever called meanwhile is in the list already.
-        self.awake = awake;
     }
 
     async fn close(
@@ -296,9 +332,11 @@ impl Keeper {
         done: oneshot::Sender<()>,
         tell: &(impl Fn(&TenantId, &Crossed) + Send),
     ) {
+        let mut all = mem::take(&mut self.awake);
+        all.append(&mut self.due);
         // The second look takes what was not acknowledged, or came while the first was under way.
         for _ in 0..2 {
-            self.look_at_awake(Look::Last, tell).await;
+            self.take_along(&all, Look::Last, tell).await;
         }
         let _ = done.send(());
     }

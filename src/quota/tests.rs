@@ -477,18 +477,20 @@ async fn a_tenant_that_is_quiet_for_long_is_forgotten_here_and_known_in_the_stor
         served(&tenant).await.unwrap();
     }
     let book = &tenant.quota.book;
-    assert!(book.rests(7) && !book.rests(9));
+    let at = |n| clock::instant() + Duration::from_secs(n);
+    let [seven, nine, eleven] = [7, 9, 11].map(at);
+    assert!(book.rests(seven) && !book.rests(nine));
     // It went to sleep again since, and then something is under way.
-    assert_eq!(book.forget(7), Some(9));
+    assert_eq!(book.forget(seven), Some(nine));
     world.quotas.survey(slice::from_ref(&tenant.quota)).await;
     while !book.sleeps() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let held = tenant.admit().await.unwrap();
-    assert_eq!((book.forget(9), book.is_active()), (None, true));
+    assert_eq!((book.forget(nine), book.is_active()), (None, true));
     drop(held);
-    assert!(book.rests(11));
-    assert_eq!((book.forget(11), book.is_active()), (None, false));
+    assert!(book.rests(eleven));
+    assert_eq!((book.forget(eleven), book.is_active()), (None, false));
     served(&tenant).await.unwrap();
     assert_eq!(policy(served(&tenant).await.unwrap_err()), Policy::Daily);
 }

@@ -1,5 +1,7 @@
 //! What the keeper takes to the store for a book, and what it brings back.
 
+use tokio::time::Instant;
+
 use super::{Active, Book, State};
 use crate::{
     limits::{Limits, Policy},
@@ -123,8 +125,8 @@ impl Book {
         sleeps
     }
 
-    /// Notes since which look of the keeper's it sleeps. Returns whether that was not noted yet.
-    pub(in crate::quota) fn rests(&self, since: u64) -> bool {
+    /// Notes since when it sleeps. Returns whether that was not noted yet.
+    pub(in crate::quota) fn rests(&self, since: Instant) -> bool {
         let mut state = self.lock();
         let Some(active) = &mut state.active else {
             return false;
@@ -132,9 +134,9 @@ impl Book {
         active.attention.asleep_since.replace(since).is_none()
     }
 
-    /// Forgets a tenant that sleeps since this look: what there is to know of it is in the store. One
+    /// Forgets a tenant that sleeps since then: what there is to know of it is in the store. One
     /// that went to sleep later says since when.
-    pub(in crate::quota) fn forget(&self, since: u64) -> Option<u64> {
+    pub(in crate::quota) fn forget(&self, since: Instant) -> Option<Instant> {
         let mut state = self.lock();
         let active = state.active.as_mut()?;
         let attention = &mut active.attention;
