@@ -247,7 +247,7 @@ impl TenantQuota {
         if let Some(subject) = &subject {
             subject.admit().await?;
         }
-        self.decide(|now| self.book.admit(now, shared)).await?;
+        let at = self.decide(|now| self.book.admit(now, shared)).await?;
         Ok(Admission {
             quota: self.clone(),
             subject,
@@ -257,6 +257,7 @@ impl TenantQuota {
             under_way: None,
             bytes: 0,
             sent: false,
+            at,
         })
     }
 
@@ -313,40 +314,35 @@ impl TenantQuota {
         })
     }
 
-    /// Decides, and where allowance has to be had first waits for it, once for a time.
-    async fn decide(&self, mut decide: impl FnMut(&Now) -> Step) -> Result<(), QuotaError> {
-        let deadline = clock::instant() + self.quotas.patience;
+    /// Decides, and where allowance has to be had first waits for it, once for a time. Returns when it
+    /// was let through.
+    async fn decide(&self, mut decide: impl FnMut(&Now) -> Step) -> Result<Now, QuotaError> {
+        let mut deadline = None;
         loop {
             // Before the decision: what is fetched from here on wakes it.
             let refilled = self.book.refilled.notified();
             let now = self.quotas.now();
-            let call = match decide(&now) {
-                Step::Admit { call } => {
-                    if call {
-                        self.quotas.call(&self.book);
-                    }
-                    return Ok(());
-                }
-                Step::Deny(denied) => return Err(QuotaError::Denied(denied)),
-                Step::Refuse => return Err(QuotaError::Unavailable),
-                Step::Wait { call } => call,
-            };
-            if call {
+            let step = decide(&now);
+            if let Step::Admit { call: true } | Step::Wait { call: true } = step {
                 self.quotas.call(&self.book);
             }
-            if timeout_at(deadline, refilled).await.is_err() {
-                self.book.lost(&self.quotas.now());
-                let (call, decided) = match decide(&self.quotas.now()) {
-                    Step::Admit { call } => (call, Ok(())),
-                    Step::Deny(denied) => (false, Err(QuotaError::Denied(denied))),
-                    Step::Refuse => (false, Err(QuotaError::Unavailable)),
-                    Step::Wait { call } => (call, Err(QuotaError::Unavailable)),
-                };
-                if call {
-                    self.quotas.call(&self.book);
+            match step {
+                Step::Admit { .. } => return Ok(now),
+                Step::Deny(denied) => return Err(QuotaError::Denied(denied)),
+                Step::Refuse => return Err(QuotaError::Unavailable),
+                // It has waited as long as it may, and was asked once more.
+                Step::Wait { .. } if deadline.is_some_and(|(_, over)| over) => {
+                    return Err(QuotaError::Unavailable);
                 }
-                return decided;
+                Step::Wait { .. } => {}
             }
+            let (until, _) =
+                deadline.unwrap_or_else(|| (clock::instant() + self.quotas.patience, false));
+            let over = timeout_at(until, refilled).await.is_err();
+            if over {
+                self.book.lost(&self.quotas.now());
+            }
+            deadline = Some((until, over));
         }
     }
 }
@@ -365,6 +361,8 @@ pub struct Admission {
     bytes: u64,
     /// Whether anything was.
     sent: bool,
+    /// When it was charged. What comes of it is counted as of then: a clock costs more than the count.
+    at: Now,
 }
 
 impl Admission {
@@ -386,9 +384,12 @@ impl Admission {
                 step
             })
             .await;
-        if let Err(refused) = decided {
-            self.refund_subject(cost.0);
-            return Err(refused);
+        match decided {
+            Ok(at) => self.at = at,
+            Err(refused) => {
+                self.refund_subject(cost.0);
+                return Err(refused);
+            }
         }
         self.operation = Some(permit.operation());
         self.bytes = bytes;
@@ -413,7 +414,7 @@ impl Admission {
         if sent {
             self.sent = true;
             let quota = &self.quota;
-            if quota.book.called(operation, &quota.quotas.now()) {
+            if quota.book.called(operation, &self.at) {
                 quota.quotas.call(&quota.book);
             }
         }
@@ -457,10 +458,9 @@ impl Admission {
         };
         let kept = (billing == Billing::Keep).then_some(&charged);
         let quota = &self.quota;
-        let now = quota.quotas.now();
         if quota
             .book
-            .ended((operation, ending), kept, self.bytes, &now)
+            .ended((operation, ending), kept, self.bytes, &self.at)
         {
             quota.quotas.call(&quota.book);
         }
