@@ -89,6 +89,7 @@ impl Size {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     CutOff,
+    CutOffAgainAndAgain,
     Emptied,
     Killed,
     Nothing,
@@ -202,6 +203,15 @@ impl Fleet {
                 self.proxy.cut();
                 self.wait(run, outage).await;
                 self.proxy.heal();
+            }
+            Trouble::CutOffAgainAndAgain => {
+                let until = Instant::now() + outage;
+                while Instant::now() < until {
+                    self.proxy.cut();
+                    self.wait(run, Duration::from_millis(700)).await;
+                    self.proxy.heal();
+                    self.wait(run, Duration::from_millis(300)).await;
+                }
             }
             Trouble::Emptied => {
                 self.redis.kill();
@@ -326,6 +336,14 @@ impl Run {
                  p50 {p50:.1}, p99 {p99:.1}, slowest {slowest:.1}",
                 self.arrived_by(to) - self.arrived_by(from),
             );
+            let refused = |s: &&Shot| {
+                s.reply
+                    .as_ref()
+                    .is_some_and(|r| r.code == "state_unavailable")
+            };
+            let last = self.shots.iter().filter(refused).map(|s| s.answered).max();
+            let after = last.unwrap_or_default().saturating_sub(to);
+            println!("the last state_unavailable came {after:.1?} after that");
         }
     }
 
@@ -383,7 +401,7 @@ async fn outage_of(name: &str, trouble: Trouble, away: &str, rated: bool) {
     let bound = match (trouble, away) {
         (_, "refuse") => 0,
         // The others use up what was free, and this one its part of what it saw.
-        (Trouble::CutOff, _) => seen / nodes,
+        (Trouble::CutOff | Trouble::CutOffAgainAndAgain, _) => seen / nodes,
         // Who has used less than its part of the day has that part.
         (_, "local_share") => {
             let part = daily / nodes;
@@ -423,6 +441,12 @@ async fn nor_where_no_rate_holds_anybody_back() {
     unrated_outage("Redis stands still, no rate", Trouble::Stopped).await;
     unrated_outage("Redis is killed and emptied, no rate", Trouble::Emptied).await;
     unrated_outage("one gateway is cut off, no rate", Trouble::CutOff).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_cut_off_again_and_again_has_no_more_than_its_part() {
+    let trouble = Trouble::CutOffAgainAndAgain;
+    unrated_outage("one gateway is cut off again and again, no rate", trouble).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
