@@ -76,6 +76,9 @@ async fn join(client: TcpStream, server: u16, modes: watch::Receiver<Mode>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
         return;
     };
+    // What it adds is to be a break, not a delay.
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let passed = Arc::new(watch::Sender::new(false));
