@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::Notify,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -68,6 +69,8 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     /// Cancelled when the connection has ended, or is not to be used any more.
     pub(super) broken: CancellationToken,
+    /// Told of each answer that came too late, or did not come.
+    pub(super) late: Notify,
 }
 
 impl Live {
@@ -167,7 +170,12 @@ impl Dialer {
             driver.await;
             drop(ended);
         }));
-        Ok(Live { connection, broken })
+        let late = Notify::new();
+        Ok(Live {
+            connection,
+            broken,
+            late,
+        })
     }
 }
 

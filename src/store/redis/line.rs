@@ -177,6 +177,11 @@ impl Line {
                 let since = clock::instant();
                 tokio::select! {
                     () = live.broken.cancelled() => {}
+                    () = live.late.notified() => {
+                        if self.still_lives(&live).await {
+                            continue;
+                        }
+                    }
                     () = self.watch_pulse(&live) => {}
                 }
                 self.lose(&live);
@@ -209,6 +214,19 @@ impl Line {
         }
     }
 
+    /// An answer came too late. Where the server gives a sign of life all the same it was busy for a
+    /// moment, and the connection is used again as soon as it does.
+    async fn still_lives(&self, live: &Arc<Live>) -> bool {
+        let ping = redis::cmd("PING");
+        let alive = timeout(PULSE, live.ask(&ping)).await;
+        if !matches!(alive, Ok(Ok(_))) || live.broken.is_cancelled() {
+            return false;
+        }
+        self.live.store(Some(Arc::clone(live)));
+        self.shared.changed.notify_one();
+        true
+    }
+
     fn judge(
         &self,
         live: &Arc<Live>,
@@ -217,8 +235,13 @@ impl Line {
         match answer {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) if !ends_connection(&error) => Err(Trouble::Said(error)),
-            Some(Err(_)) | None => {
+            Some(Err(_)) => {
                 self.lose(live);
+                Err(Trouble::Away)
+            }
+            None => {
+                self.set_aside(live);
+                live.late.notify_one();
                 Err(Trouble::Away)
             }
         }
@@ -226,10 +249,14 @@ impl Line {
 
     /// Uses this connection no more. What others asked on it meanwhile may still be answered.
     fn lose(&self, live: &Arc<Live>) {
-        let before = self.live.compare_and_swap(live, None);
-        let was_used = before.as_ref().is_some_and(|now| Arc::ptr_eq(now, live));
+        self.set_aside(live);
         live.broken.cancel();
-        if was_used {
+    }
+
+    /// Uses it no more for now.
+    fn set_aside(&self, live: &Arc<Live>) {
+        let before = self.live.compare_and_swap(live, None);
+        if before.as_ref().is_some_and(|now| Arc::ptr_eq(now, live)) {
             self.shared.changed.notify_one();
         }
     }
