@@ -300,7 +300,13 @@ impl Account {
             put(&mut self.taken, measure, taken);
             put(&mut self.extra, measure, extra);
         }
-        (self.node, self.seq, self.bucket) = (op.node, op.seq, op.bucket);
+        // Never a lower number again: an older question may arrive late, on a connection of its own.
+        let seq = if self.node == op.node {
+            self.seq.max(op.seq)
+        } else {
+            op.seq
+        };
+        (self.node, self.seq, self.bucket) = (op.node, seq, op.bucket);
         self.which = Some(op.which);
         told.seen.taken = self.taken;
         told.seen.extra = self.extra;

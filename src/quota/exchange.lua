@@ -88,10 +88,12 @@ end
 
 if portion == 1 then
   local name, seq = nextkey(), arg()
-  local known = tonumber(redis.call('HGET', name, 's:' .. node) or -1) >= seq
+  -- Never a lower number again: an older question may arrive late, on a connection of its own.
+  local last = tonumber(redis.call('HGET', name, 's:' .. node) or -1)
+  local known = last >= seq
   local given, wait, left, keep = tokens(name, known)
   local mine = places(name)
-  redis.call('HSET', name, 's:' .. node, text(seq))
+  redis.call('HSET', name, 's:' .. node, text(math.max(last, seq)))
   redis.call('PEXPIRE', name, text(math.ceil(keep / 1000)))
   for _, number in ipairs({ given, wait, left, mine }) do
     answer[#answer + 1] = number
@@ -117,7 +119,8 @@ for _ = 1, ops do
   local warned, crossed, given = { number(7), number(8) }, { 0, 0 }, { 0, 0 }
   local lost, hold, free = number(10), number(11), { number(12), number(13) }
   local part = { 0, 0 }
-  local known = stored[9] and tonumber(stored[9]) >= seq
+  local last = tonumber(stored[9] or -1)
+  local known = last >= seq
   if epoch > 0 and (epoch ~= here or number(2) < version) then
     -- This server has lost what the node has seen. The node that was last to take something has seen the
     -- most; until all have had the time to say what they have seen, nothing is given.
@@ -168,7 +171,8 @@ for _ = 1, ops do
   end
   version = number(2) + 1
   redis.call('HSET', name, 'e', text(here), 'v', text(version), 'r', text(taken[1]), 'b', text(taken[2]),
-    'x', text(extra[1]), 'y', text(extra[2]), 'w', warned[1], 'z', warned[2], 's:' .. node, text(seq))
+    'x', text(extra[1]), 'y', text(extra[2]), 'w', warned[1], 'z', warned[2], 's:' .. node,
+    text(math.max(last, seq)))
   if holds then
     redis.call('HSET', name, 'lost', lost, 'hold', text(hold), 'free1', text(free[1]), 'free2', text(free[2]),
       'hold:' .. node, text(hold), 'part1:' .. node, text(part[1]), 'part2:' .. node, text(part[2]))

@@ -1,0 +1,139 @@
+//! What happens at the edges: calendars that change, days and months that end, exchanges under way.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::quota::{
+    account::{Account, Which},
+    book::{Answered, Exchange, Look},
+};
+
+/// A book, and in the place of keeper and store what is done step by step.
+struct Desk {
+    book: Book,
+    accounts: HashMap<Which, Account>,
+}
+
+impl Desk {
+    fn new(limits: &Limits) -> Self {
+        let book = Book::new("acme".try_into().unwrap(), Arc::new(limits.clone()));
+        let accounts = HashMap::new();
+        Self { book, accounts }
+    }
+
+    fn ask(&self, look: Look, now: &Now) -> Option<Exchange> {
+        self.book.exchange(look, 7, now, None).0
+    }
+
+    fn answer(&mut self, exchange: &Exchange, now: &Now) {
+        let ops = exchange.ops.iter();
+        let told = ops.map(|op| self.accounts.entry(op.which).or_default().apply(op, 1));
+        let (told, portion) = (told.collect(), None);
+        let answered = Answered { told, portion };
+        drop(self.book.answered(exchange, Some(&answered), now, None));
+    }
+
+    fn look(&mut self, look: Look, now: &Now) {
+        if let Some(exchange) = self.ask(look, now) {
+            self.answer(&exchange, now);
+        }
+    }
+
+    /// Decides as often as it is told to wait.
+    fn decide<T>(&mut self, now: &Now, decide: impl Fn(&Book) -> (Step, T)) -> Option<T> {
+        for _ in 0..5 {
+            match decide(&self.book) {
+                (Step::Admit { call }, value) => {
+                    if call {
+                        self.look(Look::Called, now);
+                    }
+                    return Some(value);
+                }
+                (Step::Wait { .. }, _) => self.look(Look::Called, now),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn charge(&mut self, now: &Now) -> Option<Charged> {
+        self.decide(now, |book| book.charge((1, 1), now, None))
+    }
+
+    fn admit(&mut self, now: &Now) -> bool {
+        let admitted = self.decide(now, |book| (book.admit(now, None), ()));
+        admitted.is_some()
+    }
+
+    fn serve(&mut self, now: &Now) -> bool {
+        let Some(charged) = self.charge(now) else {
+            return false;
+        };
+        let what = Operation::CreateOrUpdateCustomer;
+        self.book.called(what, now);
+        let ended = (what, Ending::Succeeded);
+        self.book.ended(ended, Some(&charged), 1, now);
+        true
+    }
+}
+
+fn at(wall: &str, milliseconds: u64) -> Now {
+    let mono = milliseconds * 1_000_000;
+    let wall: Timestamp = wall.parse().unwrap();
+    let wall = wall + Duration::from_millis(milliseconds);
+    Now { wall, mono }
+}
+
+fn calendar(zone: &str, billing_day: i8) -> Arc<Calendar> {
+    Arc::new(Calendar::new(TimeZone::get(zone).unwrap(), billing_day))
+}
+
+const NOON: &str = "2026-11-23T12:00:00Z";
+
+#[test]
+fn a_billing_day_that_is_changed_gives_nothing_of_the_day_back_twice() {
+    let limits = limited(1000);
+    let mut desk = Desk::new(&limits);
+    let mut admitted = 0;
+    for second in 0..120 {
+        let now = at(NOON, second * 1000);
+        for _ in 0..10 {
+            admitted += u32::from(desk.serve(&now));
+        }
+        if second == 20 {
+            let other = Limits {
+                calendar: calendar("UTC", 15),
+                ..limits.clone()
+            };
+            desk.book.limit(&Arc::new(other), &now);
+        }
+        desk.look(Look::Now, &now);
+    }
+    assert_eq!(admitted, 1000);
+}
+
+#[test]
+fn a_time_zone_that_is_changed_loses_nothing_of_the_months_counts() {
+    let mut desk = Desk::new(&none());
+    for second in 0..10 {
+        let now = at(NOON, second * 1000);
+        assert!(desk.serve(&now));
+        desk.look(Look::Now, &now);
+        desk.look(Look::Called, &now);
+        let zone = if second % 2 == 0 {
+            "Europe/Paris"
+        } else {
+            "UTC"
+        };
+        let other = Limits {
+            calendar: calendar(zone, 1),
+            ..none()
+        };
+        desk.book.limit(&Arc::new(other), &now);
+    }
+    let now = at(NOON, 10_000);
+    desk.look(Look::Now, &now);
+    desk.look(Look::Now, &now);
+    let calls: u64 = desk.accounts.values().map(|a| a.tally.calls[0]).sum();
+    assert_eq!(calls, 10);
+}
