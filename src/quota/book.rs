@@ -180,11 +180,13 @@ impl Book {
     pub(super) fn admit(&self, now: &Now, shared: Option<&Shared>) -> Step {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
-        if limits.rate.is_none() && limits.concurrency.is_none() {
-            return Step::Admit { call: false };
-        }
+        // Also where nothing is limited: a limit may come while it is under way.
         let active = opened(active, limits, now);
         active.touch();
+        if limits.rate.is_none() && limits.concurrency.is_none() {
+            active.in_flight += 1;
+            return Step::Admit { call: false };
+        }
         match shared {
             None => active.admit(limits, now),
             Some(shared) => active.admit_shared(limits, now, shared),

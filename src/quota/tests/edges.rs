@@ -137,3 +137,25 @@ fn a_time_zone_that_is_changed_loses_nothing_of_the_months_counts() {
     let calls: u64 = desk.accounts.values().map(|a| a.tally.calls[0]).sum();
     assert_eq!(calls, 10);
 }
+
+#[test]
+fn who_was_let_through_before_there_was_a_limit_takes_nobodys_place_with_it() {
+    let mut desk = Desk::new(&none());
+    let now = at(NOON, 0);
+    for _ in 0..10 {
+        assert!(desk.admit(&now));
+    }
+    let concurrency = NonZeroU32::new(12);
+    let limits = Limits {
+        concurrency,
+        ..none()
+    };
+    desk.book.limit(&Arc::new(limits), &now);
+    let more = (0..12).filter(|_| desk.admit(&now)).count();
+    assert_eq!(more, 2);
+    for _ in 0..10 {
+        desk.book.release();
+    }
+    let more = (0..12).filter(|_| desk.admit(&now)).count();
+    assert_eq!(more, 10);
+}
