@@ -140,6 +140,8 @@ struct Active {
     used: bool,
     /// Whether the store has said what an earlier process left.
     loaded: bool,
+    /// Whether it ever has: from then on this node knows the bucket best.
+    bucket_known: bool,
     /// Whether the store did not answer the last time, and when that was.
     away: bool,
     asked: u64,
@@ -348,6 +350,7 @@ impl Active {
             attention: Attention::default(),
             used: false,
             loaded: false,
+            bucket_known: false,
             away: false,
             asked: 0,
             in_flight: 0,

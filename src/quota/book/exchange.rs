@@ -205,6 +205,10 @@ impl Active {
 
     /// Goes on with the bucket that an earlier process left.
     fn load(&mut self, left: Left, limits: &Limits, now: &Now) {
+        // What was written may be of the month before, where nobody reads it any more.
+        if std::mem::replace(&mut self.bucket_known, true) {
+            return;
+        }
         let Some(rate) = &limits.rate else { return };
         let pace = Pace::of(rate);
         self.bucket = match left {

@@ -139,6 +139,22 @@ fn a_time_zone_that_is_changed_loses_nothing_of_the_months_counts() {
 }
 
 #[test]
+fn a_new_month_gives_no_second_burst() {
+    let limits = per_hour(3);
+    let mut desk = Desk::new(&limits);
+    let now = at("2026-11-30T23:59:55Z", 0);
+    for _ in 0..3 {
+        assert!(desk.admit(&now));
+    }
+    assert!(!desk.admit(&now));
+    // Quiet: the bucket is written down. Then it is December.
+    for second in 1..10 {
+        desk.look(Look::Now, &at("2026-11-30T23:59:55Z", second * 1000));
+    }
+    assert!(!desk.admit(&at("2026-11-30T23:59:55Z", 10_000)));
+}
+
+#[test]
 fn who_was_let_through_before_there_was_a_limit_takes_nobodys_place_with_it() {
     let mut desk = Desk::new(&none());
     let now = at(NOON, 0);
