@@ -162,6 +162,17 @@ impl Window {
         outstanding
     }
 
+    /// What is on its way back of each measure: nobody has it, and what was seen does not say so yet.
+    pub(super) fn returning(&self) -> [u64; MEASURES] {
+        let mut returning = self.pending.back;
+        if let Some(sent) = &self.sent {
+            for (sum, back) in returning.iter_mut().zip(sent.back) {
+                *sum = sum.saturating_add(back);
+            }
+        }
+        returning
+    }
+
     /// Gives back what is not used: the period is over, nobody comes, or the process ends.
     pub(super) fn put_back(&mut self) {
         for (meter, back) in self.meters.iter_mut().zip(&mut self.pending.back) {

@@ -36,6 +36,8 @@ struct Claim<'a> {
     debt: &'a mut u64,
     /// What all nodes have taken, and what was granted, as of the last answer.
     seen: Option<(u64, u64)>,
+    /// What this node gives back, which is not in that yet.
+    returning: u64,
     asked: u64,
     ends: Timestamp,
 }
@@ -52,7 +54,8 @@ impl Claim<'_> {
     }
 
     fn is_denied(&self) -> bool {
-        self.free().is_some_and(|free| free < self.lacking())
+        let free = self.free();
+        free.is_some_and(|free| free.saturating_add(self.returning) < self.lacking())
     }
 
     /// What this node may go on with while nobody can be asked: its part of what was free, or of the
@@ -282,6 +285,8 @@ fn claims<'a>(
     (units, bytes): (u64, u64),
 ) -> impl Iterator<Item = Claim<'a>> {
     let (day_seen, month_seen) = (day.seen, month.seen);
+    let [requests_back, bytes_back] = day.returning();
+    let [month_back, _] = month.returning();
     let (of_day, of_month) = ((day.asked, day.end), (month.asked, month.end));
     let [daily, bytes_daily] = &mut day.meters;
     let [monthly, _] = &mut month.meters;
@@ -295,7 +300,7 @@ fn claims<'a>(
             units,
             daily,
             daily_debt,
-            requests,
+            (requests, requests_back),
             of_day,
         ),
         (
@@ -304,7 +309,7 @@ fn claims<'a>(
             bytes,
             bytes_daily,
             bytes_debt,
-            of_bytes,
+            (of_bytes, bytes_back),
             of_day,
         ),
         (
@@ -313,12 +318,12 @@ fn claims<'a>(
             units,
             monthly,
             monthly_debt,
-            month_seen.map(|s| s.at(0)),
+            (month_seen.map(|s| s.at(0)), month_back),
             of_month,
         ),
     ];
     all.into_iter().filter_map(
-        |(policy, limit, amount, meter, debt, seen, (asked, ends))| {
+        |(policy, limit, amount, meter, debt, (seen, returning), (asked, ends))| {
             let limit = limit.filter(|_| amount > 0)?;
             Some(Claim {
                 policy,
@@ -327,6 +332,7 @@ fn claims<'a>(
                 meter,
                 debt,
                 seen,
+                returning,
                 asked,
                 ends,
             })

@@ -175,3 +175,24 @@ fn who_was_let_through_before_there_was_a_limit_takes_nobodys_place_with_it() {
     let more = (0..12).filter(|_| desk.admit(&now)).count();
     assert_eq!(more, 10);
 }
+
+#[test]
+fn what_is_on_its_way_back_is_no_reason_to_refuse_for_a_day() {
+    let mut desk = Desk::new(&limited(1));
+    let charged = desk.charge(&at(NOON, 0)).unwrap();
+    desk.book.refund(&charged);
+    let mut second = 0;
+    let exchange = loop {
+        second += 1;
+        if let Some(exchange) = desk.ask(Look::Now, &at(NOON, second * 1000)) {
+            break exchange;
+        }
+        assert!(second < 10, "it is not put back");
+    };
+    let now = at(NOON, second * 1000);
+    let (step, _) = desk.book.charge((1, 1), &now, None);
+    assert!(matches!(step, Step::Wait { .. }), "{step:?}");
+    desk.answer(&exchange, &now);
+    assert!(desk.charge(&now).is_some());
+    assert!(desk.charge(&now).is_none());
+}
