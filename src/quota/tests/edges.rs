@@ -196,3 +196,46 @@ fn what_is_on_its_way_back_is_no_reason_to_refuse_for_a_day() {
     assert!(desk.charge(&now).is_some());
     assert!(desk.charge(&now).is_none());
 }
+
+#[tokio::test]
+async fn who_hangs_up_while_it_waits_for_allowance_costs_its_end_user_nothing() {
+    let world = World::start();
+    let per_subject = SubjectLimits {
+        rate: None,
+        daily: Some(1),
+    };
+    let quota = world.tenant(&Limits {
+        per_subject,
+        ..limited(5)
+    });
+    let mut admission = quota.admit().await.unwrap();
+    {
+        let mut charge = Box::pin(admission.charge(&WRITE, 1));
+        assert!(futures_util::poll!(charge.as_mut()).is_pending());
+    }
+    drop(admission);
+    served(&quota).await.unwrap();
+}
+
+#[test]
+fn what_is_given_back_after_midnight_is_not_the_new_days() {
+    use crate::quota::subjects::Subjects;
+    let subjects = Subjects::new();
+    let per_subject = SubjectLimits {
+        rate: None,
+        daily: Some(2),
+    };
+    let limits = Limits {
+        per_subject,
+        ..none()
+    };
+    let key = subjects.key(&"acme".try_into().unwrap(), Some("ann"));
+    let before = at("2026-11-23T23:59:59Z", 0);
+    let after = at("2026-11-23T23:59:59Z", 2000);
+    let day_ends = subjects.charge(key, &limits, 1, &before, 100).unwrap();
+    for _ in 0..2 {
+        subjects.charge(key, &limits, 1, &after, 100).unwrap();
+    }
+    subjects.refund(key, 1, day_ends);
+    subjects.charge(key, &limits, 1, &after, 100).unwrap_err();
+}
