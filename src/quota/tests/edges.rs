@@ -239,3 +239,34 @@ fn what_is_given_back_after_midnight_is_not_the_new_days() {
     subjects.refund(key, 1, day_ends);
     subjects.charge(key, &limits, 1, &after, 100).unwrap_err();
 }
+
+#[tokio::test]
+async fn an_account_that_is_damaged_stops_its_own_tenant_alone() {
+    use crate::{
+        quota::keeper::account_key,
+        store::{Change, Table},
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::embedded(folder.path(), &KEY).unwrap();
+    let limits = limited(1000);
+    let first = limits.calendar.day(clock::now()).first;
+    let kind = account::Kind::Day;
+    let key = account_key(
+        &PseudonymKey::derive(&KEY),
+        &"bad".try_into().unwrap(),
+        Which { kind, first },
+    );
+    let damage = |_: usize, _: Option<&[u8]>| Change::Put(b"{".to_vec());
+    store.update(Table::Usage, vec![key], damage).await.unwrap();
+    let (quotas, keeper) = Quotas::open(store, PseudonymKey::derive(&KEY));
+    drop(TaskTracker::new().spawn(keeper.run(|_, _| {})));
+    let tenant = |name: &str| {
+        let limits = Arc::new(limits.clone());
+        let quota = quotas.of(&name.try_into().unwrap(), &limits);
+        Tenant { quota, limits }
+    };
+    let (bad, good) = (tenant("bad"), tenant("good"));
+    let (one, other) = tokio::join!(served(&bad), served(&good));
+    one.unwrap_err();
+    other.unwrap();
+}
