@@ -266,7 +266,7 @@ codes! {
     NotFound = 404 "not_found" Caller "Nothing is served at this path",
     Overloaded = 503 "overloaded" Gateway "The gateway is at its limit",
     PayloadTooLarge = 413 "payload_too_large" Caller "The body is too large",
-    QuotaExhausted = 429 "quota_exhausted" Caller "A quota of the tenant's is used up",
+    QuotaExhausted = 429 "quota_exhausted" Caller "A quota has no room left",
     RateLimited = 429 "rate_limited" Caller "Requests come faster than they may",
     RequestTimeout = 408 "request_timeout" Caller "The body did not arrive in time",
     ServiceNotAllowed = 403 "service_not_allowed" Caller "The service is not open to this caller",

@@ -49,7 +49,7 @@ pub use self::{
 };
 use self::{
     book::{Book, Charged, Step},
-    end_user::EndUser,
+    end_user::{EndUser, Taken},
     keeper::Message,
     redis::SubjectOp,
     subjects::Subjects,
@@ -252,6 +252,7 @@ impl TenantQuota {
             quota: self.clone(),
             subject,
             tariff,
+            of_subject: None,
             charged: None,
             operation: None,
             under_way: None,
@@ -354,6 +355,8 @@ pub struct Admission {
     /// Whose it is, where end users have limits.
     subject: Option<EndUser>,
     tariff: Tariff,
+    /// What it was charged, until it is settled.
+    of_subject: Option<Taken>,
     charged: Option<Charged>,
     operation: Option<Operation>,
     /// What is being sent, and may have arrived.
@@ -371,7 +374,8 @@ impl Admission {
         let cost = (self.tariff.cost(permit.operation()), bytes);
         let quota = self.quota.clone();
         if let Some(subject) = &self.subject {
-            subject.charge(cost.0).await?;
+            // Noted before anything is waited for: who hangs up then has it back.
+            self.of_subject = subject.charge(cost.0).await?;
         }
         let shared = quota.quotas.shared.as_ref();
         let charged = &mut self.charged;
@@ -387,7 +391,7 @@ impl Admission {
         match decided {
             Ok(at) => self.at = at,
             Err(refused) => {
-                self.refund_subject(cost.0);
+                self.refund_subject();
                 return Err(refused);
             }
         }
@@ -425,20 +429,20 @@ impl Admission {
         self.end(outcome);
     }
 
-    fn refund(&self, charged: &Charged) {
+    fn refund(&mut self, charged: &Charged) {
         self.quota.book.refund(charged);
-        self.refund_subject(charged.units);
+        self.refund_subject();
     }
 
-    fn refund_subject(&self, units: u64) {
-        if let Some(subject) = &self.subject {
-            subject.refund(units);
+    fn refund_subject(&mut self) {
+        if let (Some(subject), Some(taken)) = (&self.subject, self.of_subject.take()) {
+            subject.refund(&taken);
         }
     }
 
     fn end(&mut self, outcome: Outcome) {
         let Some(charged) = self.charged.take() else {
-            return;
+            return self.refund_subject();
         };
         let ending = match outcome {
             Outcome::Sent(ending) => ending,
@@ -453,6 +457,7 @@ impl Admission {
         if billing == Billing::Refund {
             self.refund(&charged);
         }
+        self.of_subject = None;
         let Some(operation) = self.operation else {
             return;
         };

@@ -237,7 +237,7 @@ fn detail(error: &GatewayError) -> String {
         GatewayError::Quota(QuotaError::Denied(denied)) => {
             let policy = denied.policy.name();
             format!(
-                "the limit {policy} is reached; wait as long as Retry-After says, then try again"
+                "the limit {policy} has no room for this request; wait as long as Retry-After says, then try again"
             )
         }
         GatewayError::Payload(PayloadError::DuplicateMember(pointer)) => {

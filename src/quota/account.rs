@@ -191,6 +191,8 @@ pub(super) struct Op {
     /// What it would like to have, and what of that requests wait for.
     pub(super) want: [u64; MEASURES],
     pub(super) need: [u64; MEASURES],
+    /// What it has and has not used.
+    pub(super) holds: [u64; MEASURES],
     /// Of a hundred parts of the limit.
     pub(super) warn_at: u8,
     pub(super) seen: Seen,
@@ -233,7 +235,8 @@ pub(super) struct Account {
     pub(super) which: Option<Which>,
     pub(super) taken: [u64; MEASURES],
     pub(super) extra: [u64; MEASURES],
-    warned: [bool; MEASURES],
+    /// The limits at which somebody was told that they come close; 0 where nobody was.
+    warned: [u64; MEASURES],
     pub(super) tally: Tally,
     node: u64,
     seq: u64,
@@ -292,15 +295,23 @@ impl Account {
                 if let (Some(warned), Some(crossed)) =
                     (self.warned.get_mut(measure), told.crossed.get_mut(measure))
                 {
-                    *crossed = taken >= soft && !*warned;
-                    *warned = taken >= soft;
+                    // What nodes hold is not used; of other nodes that is not known here.
+                    let used = taken.saturating_sub(given).saturating_sub(at(&op.holds));
+                    *crossed = used >= soft && *warned < all;
+                    *warned = if used >= soft { all } else { *warned };
                 }
             }
             put(&mut told.given, measure, given);
             put(&mut self.taken, measure, taken);
             put(&mut self.extra, measure, extra);
         }
-        (self.node, self.seq, self.bucket) = (op.node, op.seq, op.bucket);
+        // Never a lower number again: an older question may arrive late, on a connection of its own.
+        let seq = if self.node == op.node {
+            self.seq.max(op.seq)
+        } else {
+            op.seq
+        };
+        (self.node, self.seq, self.bucket) = (op.node, seq, op.bucket);
         self.which = Some(op.which);
         told.seen.taken = self.taken;
         told.seen.extra = self.extra;

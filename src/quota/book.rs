@@ -14,12 +14,12 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Now, Shared,
-    account::{Ending, Kind},
+    account::{Ending, Kind, Which},
     between,
     bucket::{Bucket, Pace},
     portion::Portion,
@@ -65,8 +65,9 @@ pub(super) enum Step {
 pub(super) struct Charged {
     pub(super) units: u64,
     pub(super) bytes: u64,
-    day: Timestamp,
-    month: Timestamp,
+    // Their first days: the accounts that it was taken from.
+    day: Date,
+    month: Date,
 }
 
 /// How a limit stands, for headers and for people.
@@ -135,12 +136,15 @@ struct Attention {
 }
 
 /// What a node has of a tenant's limits.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Active {
     attention: Attention,
     /// Whether there ever was a request: an operator's question makes no tenant a busy one.
     used: bool,
     /// Whether the store has said what an earlier process left.
     loaded: bool,
+    /// Whether it ever has: from then on this node knows the bucket best.
+    bucket_known: bool,
     /// Whether the store did not answer the last time, and when that was.
     away: bool,
     asked: u64,
@@ -181,6 +185,7 @@ impl Book {
     pub(super) fn admit(&self, now: &Now, shared: Option<&Shared>) -> Step {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
+        // Also where nothing is limited: a limit may come while it is under way.
         let active = opened(active, limits, now);
         active.touch();
         match shared {
@@ -204,8 +209,8 @@ impl Book {
         let charged = Charged {
             units,
             bytes,
-            day: active.day.start,
-            month: active.month.start,
+            day: active.day.which.first,
+            month: active.month.which.first,
         };
         (active.charge(limits, (units, bytes), now, shared), charged)
     }
@@ -226,11 +231,11 @@ impl Book {
         let Active { day, month, .. } = &mut **active;
         let [requests, bytes] = &mut day.meters;
         let [monthly, _] = &mut month.meters;
-        if day.start == charged.day {
+        if day.which.first == charged.day {
             requests.take_back(charged.units);
             bytes.take_back(charged.bytes);
         }
-        if month.start == charged.month {
+        if month.which.first == charged.month {
             monthly.take_back(charged.units);
         }
     }
@@ -254,7 +259,7 @@ impl Book {
             tally.bytes += bytes;
             if let Some(charged) = kept {
                 tally.charged += charged.units;
-                let here = charged.month == month.start;
+                let here = charged.month == month.which.first;
                 month.kept += if here { charged.units } else { 0 };
             }
         })
@@ -344,13 +349,14 @@ impl Active {
             attention: Attention::default(),
             used: false,
             loaded: false,
+            bucket_known: false,
             away: false,
             asked: 0,
             in_flight: 0,
             bucket: Bucket::FULL,
             portion: Portion::default(),
-            day: Window::of(Kind::Day, limits.calendar.day(now.wall)),
-            month: Window::of(Kind::Month, limits.calendar.month(now.wall)),
+            day: Window::of(Kind::Day, limits.calendar.day(now.wall), now),
+            month: Window::of(Kind::Month, limits.calendar.month(now.wall), now),
             closed: Vec::new(),
         }
     }
@@ -376,15 +382,41 @@ impl Active {
     }
 
     fn begin_day(&mut self, limits: &Limits, now: &Now) {
-        let next = Window::of(Kind::Day, limits.calendar.day(now.wall));
+        let period = limits.calendar.day(now.wall);
+        if self.day.which.first == period.first {
+            return self.day.move_to(period);
+        }
+        let next = self.begin(Kind::Day, period, now);
         let over = std::mem::replace(&mut self.day, next);
         self.close(over);
     }
 
     fn begin_month(&mut self, limits: &Limits, now: &Now) {
-        let next = Window::of(Kind::Month, limits.calendar.month(now.wall));
+        let period = limits.calendar.month(now.wall);
+        if self.month.which.first == period.first {
+            return self.month.move_to(period);
+        }
+        let next = self.begin(Kind::Month, period, now);
         let over = std::mem::replace(&mut self.month, next);
         self.close(over);
+    }
+
+    /// A window for this period. There are never two for one account, or the answer to one of them
+    /// would be taken for the other's: one that was closed, and is not done, goes on.
+    fn begin(&mut self, kind: Kind, period: Period, now: &Now) -> Window {
+        let which = Which {
+            kind,
+            first: period.first,
+        };
+        let before = self.closed.iter().position(|over| over.which == which);
+        before.map_or_else(
+            || Window::of(kind, period, now),
+            |place| {
+                let mut window = self.closed.swap_remove(place);
+                window.move_to(period);
+                window
+            },
+        )
     }
 
     fn close(&mut self, mut over: Window) {

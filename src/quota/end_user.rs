@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::{Timestamp, civil::Date};
+
 use super::{
     Denied, Inner, QuotaError, between,
     redis::{self, SubjectOp, SubjectTold},
@@ -25,6 +27,15 @@ pub(super) struct EndUser {
     pub(super) quotas: Arc<Inner>,
     /// Most end users that are told apart in memory.
     pub(super) room: usize,
+}
+
+/// What was taken of an end user's day.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    units: u64,
+    /// The day's name in Redis, where it is counted there.
+    day: Date,
+    day_ends: Timestamp,
 }
 
 impl EndUser {
@@ -51,10 +62,10 @@ impl EndUser {
         }
     }
 
-    /// Decides on its day.
-    pub(super) async fn charge(&self, units: u64) -> Result<(), QuotaError> {
+    /// Decides on its day. What was taken, where something is limited.
+    pub(super) async fn charge(&self, units: u64) -> Result<Option<Taken>, QuotaError> {
         let Some(most) = self.limits.per_subject.daily else {
-            return Ok(());
+            return Ok(None);
         };
         let now = self.quotas.now();
         let in_memory = || {
@@ -62,7 +73,12 @@ impl EndUser {
             subjects.charge(self.key, &self.limits, units, &now, self.room)
         };
         if self.name.is_none() {
-            return Ok(in_memory()?);
+            let (day, day_ends) = (Date::ZERO, in_memory()?);
+            return Ok(Some(Taken {
+                units,
+                day,
+                day_ends,
+            }));
         }
         let day = self.limits.calendar.day(now.wall);
         let taken = i64::try_from(units).unwrap_or(i64::MAX);
@@ -70,34 +86,39 @@ impl EndUser {
             rate: None,
             day: Some((day.first, most, taken)),
         };
+        let of_day = |day_ends| {
+            Some(Taken {
+                units,
+                day: day.first,
+                day_ends,
+            })
+        };
         match self.ask(&op).await? {
-            Some(told) if told.allowed => Ok(()),
+            Some(told) if told.allowed => Ok(of_day(day.end)),
             Some(_) => Err(QuotaError::Denied(Denied {
                 policy: Policy::SubjectDaily,
                 retry_after: between(now.wall, day.end),
             })),
             None => {
-                in_memory()?;
+                let ends = in_memory()?;
                 // Where Redis did not answer this once, it is to know all the same.
-                self.owe(taken);
-                Ok(())
+                self.owe(day.first, taken);
+                Ok(of_day(ends))
             }
         }
     }
 
     /// Gives back what did nothing.
-    pub(super) fn refund(&self, units: u64) {
-        let now = self.quotas.now();
-        self.quotas.subjects.refund(self.key, units, &now);
-        if self.limits.per_subject.daily.is_some() {
-            self.owe(i64::try_from(units).unwrap_or(0).saturating_neg());
-        }
+    pub(super) fn refund(&self, taken: &Taken) {
+        let subjects = &self.quotas.subjects;
+        subjects.refund(self.key, taken.units, taken.day_ends);
+        let units = i64::try_from(taken.units).unwrap_or(0);
+        self.owe(taken.day, units.saturating_neg());
     }
 
     /// Has Redis told behind the request that so much more was used, or less.
-    fn owe(&self, units: i64) {
+    fn owe(&self, day: Date, units: i64) {
         let Some(name) = self.name else { return };
-        let day = self.limits.calendar.day(self.quotas.now().wall).first;
         let op = SubjectOp {
             rate: None,
             day: Some((day, LARGEST, units)),

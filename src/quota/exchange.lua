@@ -88,10 +88,12 @@ end
 
 if portion == 1 then
   local name, seq = nextkey(), arg()
-  local known = tonumber(redis.call('HGET', name, 's:' .. node) or -1) >= seq
+  -- Never a lower number again: an older question may arrive late, on a connection of its own.
+  local last = tonumber(redis.call('HGET', name, 's:' .. node) or -1)
+  local known = last >= seq
   local given, wait, left, keep = tokens(name, known)
   local mine = places(name)
-  redis.call('HSET', name, 's:' .. node, text(seq))
+  redis.call('HSET', name, 's:' .. node, text(math.max(last, seq)))
   redis.call('PEXPIRE', name, text(math.ceil(keep / 1000)))
   for _, number in ipairs({ given, wait, left, mine }) do
     answer[#answer + 1] = number
@@ -102,13 +104,13 @@ for _ = 1, ops do
   local name, seq, warn_at, keep = nextkey(), arg(), arg(), arg()
   local limit = { arg(), arg() }
   local back, debt, grant, named = { arg(), arg() }, { arg(), arg() }, { arg(), arg() }, arg()
-  local want, need = { arg(), arg() }, { arg(), arg() }
+  local want, need, kept = { arg(), arg() }, { arg(), arg() }, { arg(), arg() }
   local epoch, version = arg(), arg()
   local seen_taken, seen_extra = { arg(), arg() }, { arg(), arg() }
   local tally = arg()
 
   local stored = redis.call('HMGET', name, 'e', 'v', 'r', 'b', 'x', 'y', 'w', 'z', 's:' .. node,
-    'lost', 'hold', 'free1', 'free2', 'hold:' .. node, 'part1:' .. node, 'part2:' .. node)
+    'lost', 'hold', 'free1', 'free2', 'hold:' .. node, 'part1:' .. node, 'part2:' .. node, 'base1', 'base2')
   local function number(place)
     return tonumber(stored[place] or 0)
   end
@@ -117,15 +119,23 @@ for _ = 1, ops do
   local warned, crossed, given = { number(7), number(8) }, { 0, 0 }, { 0, 0 }
   local lost, hold, free = number(10), number(11), { number(12), number(13) }
   local part = { 0, 0 }
-  local known = stored[9] and tonumber(stored[9]) >= seq
+  local last = tonumber(stored[9] or -1)
+  local known = last >= seq
   if epoch > 0 and (epoch ~= here or number(2) < version) then
     -- This server has lost what the node has seen. The node that was last to take something has seen the
-    -- most; until all have had the time to say what they have seen, nothing is given.
-    lost, hold = 1, math.max(hold, here + HOLD)
+    -- most; until all have had the time to say what they have seen, nothing is given. What came since the
+    -- loss lies on top of that.
+    local base = { number(17), number(18) }
     for i = 1, 2 do
-      taken[i] = math.max(taken[i], seen_taken[i])
+      if not stored[17] then
+        base[i] = epoch == here and taken[i] or 0
+      end
+      local most = math.max(base[i], seen_taken[i])
+      taken[i] = most + taken[i] - base[i]
       extra[i] = math.max(extra[i], seen_extra[i])
+      redis.call('HSET', name, 'base' .. i, text(most))
     end
+    lost, hold = 1, math.max(hold, here + HOLD)
   end
   if not known and debt[1] + debt[2] > 0 and now > hold then
     -- Nobody could be asked, and nodes went on with their parts. Others have not said yet how much of
@@ -161,14 +171,16 @@ for _ = 1, ops do
       end
       taken[i], part[i] = taken[i] + given[i], part[i] + given[i]
       rest[i] = lost == 1 and 0 or math.max(0, math.floor(free[i] / nodes) - part[i])
-      local soft = taken[i] >= math.ceil(all * warn_at / 100)
-      if soft and warned[i] == 0 then crossed[i] = 1 end
-      warned[i] = soft and 1 or 0
+      if taken[i] - given[i] - kept[i] >= math.ceil(all * warn_at / 100) then
+        if warned[i] < all then crossed[i] = 1 end
+        warned[i] = all
+      end
     end
   end
   version = number(2) + 1
   redis.call('HSET', name, 'e', text(here), 'v', text(version), 'r', text(taken[1]), 'b', text(taken[2]),
-    'x', text(extra[1]), 'y', text(extra[2]), 'w', warned[1], 'z', warned[2], 's:' .. node, text(seq))
+    'x', text(extra[1]), 'y', text(extra[2]), 'w', text(warned[1]), 'z', text(warned[2]), 's:' .. node,
+    text(math.max(last, seq)))
   if holds then
     redis.call('HSET', name, 'lost', lost, 'hold', text(hold), 'free1', text(free[1]), 'free2', text(free[2]),
       'hold:' .. node, text(hold), 'part1:' .. node, text(part[1]), 'part2:' .. node, text(part[2]))

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, mem, slice, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream};
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many go to the store together, at most: of those that called, and of those that did not.
 const BATCH: usize = 1024;
 const PIECE: usize = 128;
+/// Of how many of those Redis is asked at a time.
+const AT_ONCE: usize = 64;
 /// After how long a tenant that nobody asks for is forgotten here; until then metrics show it.
 const FORGOTTEN: Duration = Duration::from_mins(10);
 /// How often accounts that nobody asks for any more are removed, and how old they are then.
@@ -259,8 +261,12 @@ impl Keeper {
         let mut all = Vec::with_capacity(asked.len());
         for asked in asked {
             let mut months = Vec::with_capacity(asked.months.len());
-            for which in asked.months.iter().copied() {
-                let account = self.account(&asked.tenant, which).await?;
+            // All at once: requests wait for the keeper meanwhile.
+            let accounts = asked.months.iter();
+            let accounts = accounts.map(|which| self.account(&asked.tenant, *which));
+            let accounts = join_all(accounts).await;
+            for (which, account) in asked.months.iter().copied().zip(accounts) {
+                let account = account?;
                 let book = asked.book.as_ref();
                 let outstanding = book.map_or(0, |book| book.outstanding(which));
                 months.push(account.map(|account| Sums::of(&account, outstanding)));
@@ -360,7 +366,7 @@ impl Keeper {
             return true;
         }
         let answers = match self.store.redis() {
-            Some(redis) => self.ask_redis(redis, &batch).await,
+            Some(redis) => Ok(self.ask_redis(redis, &batch).await),
             None => self.ask_own(&batch).await,
         };
         if let Err(error) = &answers {
@@ -393,28 +399,28 @@ impl Keeper {
             changed.map_or(Change::Keep, |account| Change::Put(account.encode()))
         };
         let former = self.store.update(Table::Usage, keys, change).await?;
-        let answers = told(batch, &ops, &former)?;
-        Ok(answers.into_iter().map(Some).collect())
+        Ok(told(batch, &ops, &former))
     }
 
-    /// Each tenant's in a call of its own, all at once. Redis says by itself when it is away; what it
-    /// answers and nobody understands is an error.
+    /// Each tenant's in a call of its own, some at once. Redis says by itself when it is away.
     async fn ask_redis(
         &self,
         redis: &Redis,
         batch: &[(Arc<Book>, Exchange)],
-    ) -> Result<Vec<Option<Answered>>, StoreError> {
+    ) -> Vec<Option<Answered>> {
         let nodes = self.quotas.shared.map_or(1, |shared| shared.nodes.get());
         let mut calls = Vec::with_capacity(batch.len());
         for (book, exchange) in batch {
             let asking = (self.node, nodes);
             calls.push(redis::exchange(redis, &book.tenant, asking, exchange));
         }
-        let answers = join_all(calls).await.into_iter();
-        let answers = answers.map(|answer| match answer {
-            Ok(answered) => Ok(Some(answered)),
-            Err(StoreError::Unavailable) => Ok(None),
-            Err(StoreError::Damaged) => Err(StoreError::Damaged),
+        // More at once would wait for each other, longer than Redis has time to answer.
+        let answers: Vec<_> = stream::iter(calls).buffered(AT_ONCE).collect().await;
+        let answers = answers.into_iter().zip(batch);
+        let answers = answers.map(|(answer, (book, _))| match answer {
+            Ok(answered) => Some(answered),
+            Err(StoreError::Unavailable) => None,
+            Err(StoreError::Damaged) => damaged(book),
         });
         answers.collect()
     }
@@ -436,6 +442,10 @@ impl Keeper {
 
     /// Removes accounts that nobody will ask for.
     async fn tidy(&self, now: Timestamp) {
+        // There they end by themselves.
+        if self.store.redis().is_some() {
+            return;
+        }
         let removed = async {
             let stored = self.store.scan(Table::Usage).await?;
             let old = old_ones(stored, now)?;
@@ -469,17 +479,22 @@ fn told(
     batch: &[(Arc<Book>, Exchange)],
     ops: &[Op],
     former: &[Option<Vec<u8>>],
-) -> Result<Vec<Answered>, StoreError> {
+) -> Vec<Option<Answered>> {
     let decided = ops.iter().zip(former);
-    let mut told = decided.map(|(op, stored)| Ok(apply(op, stored.as_deref())?.1));
-    let answered = |(_, exchange): &(Arc<Book>, Exchange)| {
-        let told: Result<Vec<Told>, StoreError> = told.by_ref().take(exchange.ops.len()).collect();
-        Ok(Answered {
-            told: told?,
-            portion: None,
-        })
+    let mut told = decided.map(|(op, stored)| Some(apply(op, stored.as_deref()).ok()?.1));
+    let answered = |(book, exchange): &(Arc<Book>, Exchange)| {
+        let told: Vec<Option<Told>> = told.by_ref().take(exchange.ops.len()).collect();
+        let told: Option<Vec<Told>> = told.into_iter().collect();
+        let portion = None;
+        told.map_or_else(|| damaged(book), |told| Some(Answered { told, portion }))
     };
     batch.iter().map(answered).collect()
+}
+
+/// What is stored of a tenant makes no sense: that is nothing to the others.
+fn damaged(book: &Book) -> Option<Answered> {
+    tracing::error!(tenant.id = %book.tenant, "an account of its quota is damaged");
+    None
 }
 
 /// The accounts of days and months that are long over.

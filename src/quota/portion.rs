@@ -4,7 +4,7 @@
 //! Invariant: all nodes together let no more through than `rate × time + burst`. What they hold ahead is
 //! cut out of the burst: each of n nodes holds at most an n-th of half of it, and the bucket in the
 //! store has the rest. While nobody can be asked, each node uses what it holds and then an n-th of the
-//! rate, without a burst.
+//! rate. A node that alone is cut off does so beside the others, who have all of it.
 
 use std::num::NonZeroU32;
 
@@ -107,7 +107,9 @@ impl Portion {
             return Ok(());
         }
         if away {
-            let pace = Pace::part_of(rate, shared.nodes.get(), 1);
+            // It may hold as much ahead as while it is not alone.
+            let burst = u32::try_from(Self::most(rate, shared)).unwrap_or(u32::MAX);
+            let pace = Pace::part_of(rate, shared.nodes.get(), burst);
             let bucket = self.alone.get_or_insert(Bucket::empty(pace, now.mono));
             bucket.take(pace, now.mono).map_err(Some)?;
             self.debt += 1;
@@ -127,11 +129,11 @@ impl Portion {
     }
 
     /// How many requests at a time this node may have now.
-    pub(super) fn places(&self, most: NonZeroU32, now: &Now, shared: &Shared) -> u32 {
+    pub(super) fn places(&self, most: NonZeroU32, now: &Now, shared: &Shared, away: bool) -> u32 {
         if now.mono < self.places_until {
             return self.places;
         }
-        if self.places_until == 0 {
+        if self.places_until == 0 && !away {
             return 0;
         }
         // It has not been heard of for so long that others may have been given its places.

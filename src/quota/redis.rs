@@ -4,7 +4,7 @@
 //! Keys carry the tenant as a hash tag, so that they are in one slot of a cluster. What is kept there
 //! are numbers and tenants' ids, nothing of a person.
 
-use jiff::civil::Date;
+use jiff::{civil::Date, tz::TimeZone};
 use redis::Value;
 
 use super::{
@@ -99,6 +99,7 @@ impl Numbers {
         self.extend([report.grant_name.unwrap_or(0)]);
         self.extend(op.want);
         self.extend(op.need);
+        self.extend(op.holds);
         self.extend([op.seen.epoch, op.seen.version]);
         self.extend(op.seen.taken);
         self.extend(op.seen.extra);
@@ -204,8 +205,8 @@ pub(super) async fn subject(
     };
     args.extend(op.rate.as_ref().map_or([0; 3], of_rate));
     let (day, limit, units) = match op.day {
-        Some((day, limit, units)) => (day.to_string(), limit.to_string(), units),
-        None => ("-".to_owned(), "-1".to_owned(), 0),
+        Some((day, limit, units)) => (number_of(day).to_string(), limit.to_string(), units),
+        None => ("0".to_owned(), "-1".to_owned(), 0),
     };
     let texts = [day, limit, units.to_string()];
     args.0.extend(texts.map(String::into_bytes));
@@ -222,6 +223,12 @@ pub(super) async fn subject(
         fills_in,
         used,
     })
+}
+
+/// A day as a number that is one more for the next.
+fn number_of(day: Date) -> i64 {
+    let midnight = day.to_zoned(TimeZone::UTC);
+    midnight.map_or(0, |zoned| zoned.timestamp().as_second().div_euclid(86_400))
 }
 
 fn numbers(answer: &Value) -> Option<Box<[u64]>> {

@@ -141,7 +141,7 @@ impl Subjects {
         })
     }
 
-    /// Decides on the day of one.
+    /// Decides on the day of one; when that day ends.
     pub(super) fn charge(
         &self,
         key: SubjectKey,
@@ -149,9 +149,9 @@ impl Subjects {
         units: u64,
         now: &Now,
         room: usize,
-    ) -> Result<(), Denied> {
+    ) -> Result<Timestamp, Denied> {
         let Some(most) = limits.per_subject.daily else {
-            return Ok(());
+            return Ok(Timestamp::MIN);
         };
         let mut part = self.part(key);
         let uses = part.of(key, now, room);
@@ -167,7 +167,7 @@ impl Subjects {
             });
         }
         uses.units = sum;
-        Ok(())
+        Ok(uses.day_ends)
     }
 
     /// Puts what Redis knows in the place of what is known here.
@@ -183,14 +183,14 @@ impl Subjects {
         }
     }
 
-    /// Gives back what did nothing.
-    pub(super) fn refund(&self, key: SubjectKey, units: u64, now: &Now) {
+    /// Gives back what did nothing, unless its day is over.
+    pub(super) fn refund(&self, key: SubjectKey, units: u64, day_ends: Timestamp) {
         let mut part = self.part(key);
         let Some(place) = part.places.get(&key).copied() else {
             return;
         };
         if let Some(subject) = part.subjects.get_mut(place)
-            && now.wall < subject.uses.day_ends
+            && subject.uses.day_ends == day_ends
         {
             subject.uses.units = subject.uses.units.saturating_sub(units);
         }
@@ -353,12 +353,13 @@ mod tests {
             }
             let denied = subjects.admit(key, &rate, &now, 1000).unwrap_err();
             assert_eq!(denied.retry_after, Duration::from_mins(1));
+            let mut ends = Timestamp::MIN;
             for _ in 0..2 {
-                subjects.charge(key, &limits, 1, &now, 1000).unwrap();
+                ends = subjects.charge(key, &limits, 1, &now, 1000).unwrap();
             }
             let denied = subjects.charge(key, &limits, 1, &now, 1000).unwrap_err();
             assert_eq!(denied.retry_after, Duration::from_hours(12));
-            subjects.refund(key, 1, &now);
+            subjects.refund(key, 1, ends);
             subjects.charge(key, &limits, 1, &now, 1000).unwrap();
             let left = subjects
                 .standings(key, &limits, &now)

@@ -1,3 +1,4 @@
+mod edges;
 #[path = "../../tests/gateway/redis/server.rs"]
 #[expect(
     dead_code,

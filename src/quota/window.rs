@@ -5,7 +5,10 @@
 
 use jiff::Timestamp;
 
-use super::account::{Kind, MEASURES, Op, Report, Seen, Told, Which};
+use super::{
+    Now,
+    account::{Kind, MEASURES, Op, Report, Seen, Told, Which},
+};
 use crate::limits::{Limits, calendar::Period};
 
 /// What a node holds of one limit.
@@ -97,7 +100,9 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn of(kind: Kind, period: Period) -> Self {
+    /// One that begins now. Reports are numbered from there on, so that no number comes twice where
+    /// this process had another part of the same period before.
+    pub(super) fn of(kind: Kind, period: Period, now: &Now) -> Self {
         Self {
             which: Which {
                 kind,
@@ -112,8 +117,13 @@ impl Window {
             pending: Report::default(),
             kept: 0,
             sent: None,
-            seq: 0,
+            seq: now.mono / 1_000,
         }
+    }
+
+    /// The same account with other bounds: those of another time zone or billing day.
+    pub(super) const fn move_to(&mut self, period: Period) {
+        (self.start, self.end) = (period.start, period.end);
     }
 
     /// The limits that hold in it.
@@ -150,6 +160,17 @@ impl Window {
             outstanding = outstanding.saturating_add(unsaid).saturating_sub(debt);
         }
         outstanding
+    }
+
+    /// What is on its way back of each measure: nobody has it, and what was seen does not say so yet.
+    pub(super) fn returning(&self) -> [u64; MEASURES] {
+        let mut returning = self.pending.back;
+        if let Some(sent) = &self.sent {
+            for (sum, back) in returning.iter_mut().zip(sent.back) {
+                *sum = sum.saturating_add(back);
+            }
+        }
+        returning
     }
 
     /// Gives back what is not used: the period is over, nobody comes, or the process ends.
@@ -193,6 +214,7 @@ impl Window {
             report: self.sent.as_deref().copied().unwrap_or_default(),
             want,
             need,
+            holds: self.meters.map(|meter| meter.left),
             warn_at: limits.warn_at,
             seen: self.seen.unwrap_or_default(),
             bucket: None,

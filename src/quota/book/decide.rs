@@ -36,6 +36,8 @@ struct Claim<'a> {
     debt: &'a mut u64,
     /// What all nodes have taken, and what was granted, as of the last answer.
     seen: Option<(u64, u64)>,
+    /// What this node gives back, which is not in that yet.
+    returning: u64,
     asked: u64,
     ends: Timestamp,
 }
@@ -52,7 +54,8 @@ impl Claim<'_> {
     }
 
     fn is_denied(&self) -> bool {
-        self.free().is_some_and(|free| free < self.lacking())
+        let free = self.free();
+        free.is_some_and(|free| free.saturating_add(self.returning) < self.lacking())
     }
 
     /// What this node may go on with while nobody can be asked: its part of what was free, or of the
@@ -243,8 +246,12 @@ impl Active {
             return self.wait_or_refuse(now);
         }
         if let Some(most) = limits.concurrency {
-            let places = self.portion.places(most, now, shared);
+            let places = self.portion.places(most, now, shared, self.away);
             if self.in_flight >= places {
+                // Its part may be in use elsewhere, as far as is known: nobody can say.
+                if self.away && self.in_flight < most.get() / shared.nodes.get() {
+                    return self.wait_or_refuse(now);
+                }
                 if self.away || !self.portion.may_ask_for_places(most, now) {
                     return denied(Policy::Concurrency, SOON);
                 }
@@ -283,6 +290,8 @@ fn claims<'a>(
     (units, bytes): (u64, u64),
 ) -> impl Iterator<Item = Claim<'a>> {
     let (day_seen, month_seen) = (day.seen, month.seen);
+    let [requests_back, bytes_back] = day.returning();
+    let [month_back, _] = month.returning();
     let (of_day, of_month) = ((day.asked, day.end), (month.asked, month.end));
     let [daily, bytes_daily] = &mut day.meters;
     let [monthly, _] = &mut month.meters;
@@ -296,7 +305,7 @@ fn claims<'a>(
             units,
             daily,
             daily_debt,
-            requests,
+            (requests, requests_back),
             of_day,
         ),
         (
@@ -305,7 +314,7 @@ fn claims<'a>(
             bytes,
             bytes_daily,
             bytes_debt,
-            of_bytes,
+            (of_bytes, bytes_back),
             of_day,
         ),
         (
@@ -314,12 +323,12 @@ fn claims<'a>(
             units,
             monthly,
             monthly_debt,
-            month_seen.map(|s| s.at(0)),
+            (month_seen.map(|s| s.at(0)), month_back),
             of_month,
         ),
     ];
     all.into_iter().filter_map(
-        |(policy, limit, amount, meter, debt, seen, (asked, ends))| {
+        |(policy, limit, amount, meter, debt, (seen, returning), (asked, ends))| {
             let limit = limit.filter(|_| amount > 0)?;
             Some(Claim {
                 policy,
@@ -328,6 +337,7 @@ fn claims<'a>(
                 meter,
                 debt,
                 seen,
+                returning,
                 asked,
                 ends,
             })

@@ -89,8 +89,9 @@ impl Book {
         for window in &mut active.closed {
             ops.extend(window.ask(limits, node, false));
         }
-        // Other nodes take of the same accounts: what is known of them stays fresh.
-        let all = all || (shared.is_some() && look == Look::Now && active.attention.quiet == 0);
+        // A soft limit is noticed by the store, and other nodes take of the same accounts: each second
+        // both are looked at.
+        let all = all || (look == Look::Now && active.attention.quiet == 0);
         ops.extend(active.day.ask(limits, node, all && limits_day(limits)));
         let load = matches!(look, Look::All | Look::Called) && !active.loaded;
         let load = load && limits.rate.is_some() && shared.is_none();
@@ -229,6 +230,10 @@ impl Active {
 
     /// Goes on with the bucket that an earlier process left.
     fn load(&mut self, left: Left, limits: &Limits, now: &Now) {
+        // What was written may be of the month before, where nobody reads it any more.
+        if std::mem::replace(&mut self.bucket_known, true) {
+            return;
+        }
         let Some(rate) = &limits.rate else { return };
         let pace = Pace::of(rate);
         self.bucket = match left {

@@ -320,8 +320,8 @@ async fn what_redis_has_lost_is_made_good_by_what_nodes_have_seen() {
         all += nodes.rush(&limits, 100).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Each had its part of what was left when it last looked, up to a second before.
-    assert!((950..=1100).contains(&all), "{all}");
+    // Each had its part of what was left when it last looked: at the worst the first of 600.
+    assert!((950..=1300).contains(&all), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,4 +437,33 @@ async fn a_grant_counts_once_on_all_nodes_and_the_month_has_what_all_of_them_did
     assert_eq!((sums.charged, sums.granted, sums.unaccounted), (15, 5, 0));
     let creations = sums.services.of(Operation::CreateOrUpdateCustomer);
     assert_eq!((creations.calls, creations.succeeded), (15, 15));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_users_day_begins_once_whatever_nodes_take_it_to_be() {
+    use jiff::civil::date;
+    let nodes = Nodes::start(1, OnStoreFailure::Lease).await;
+    let server = nodes.nodes[0].store.redis().unwrap();
+    let tenant = "acme".try_into().unwrap();
+    let name = PseudonymKey::derive(&KEY).pseudonym(Purpose::Subject, &tenant, b"ann");
+    let ask = async |day, units| {
+        let op = SubjectOp {
+            rate: None,
+            day: Some((day, 3, units)),
+        };
+        let told = redis::subject(server, &tenant, name, &op).await.unwrap();
+        (told.allowed, told.used)
+    };
+    let (before, after) = (date(2026, 11, 30), date(2026, 12, 1));
+    assert_eq!(ask(before, 3).await, (true, 3));
+    // A new day, of which nothing is given back that was taken before.
+    assert_eq!(ask(after, 2).await, (true, 2));
+    ask(before, -1).await;
+    assert_eq!(ask(after, 1).await, (true, 3));
+    // Nor does a node whose clock is behind begin it anew.
+    assert_eq!(ask(before, 1).await, (false, 3));
+    assert_eq!(ask(after, 1).await, (false, 3));
+    // A clock that is a year off does not stop anybody for a year.
+    assert_eq!(ask(date(2027, 12, 1), 1).await, (true, 1));
+    assert_eq!(ask(after, 1).await, (true, 1));
 }
