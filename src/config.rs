@@ -236,6 +236,13 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
     }
     let listed_issuers = issuers::issuers(issuers.sections, &tenants.ids);
     let listed_tenants = entries::tenants(tenants.sections, &accounts.ids, sections.common());
+    if let (Some(tenants), Some(tariff)) = (&listed_tenants, &sections.tariff) {
+        let nodes = sections
+            .state
+            .as_ref()
+            .and_then(|state| state.backend.nodes());
+        quota::warn_of_narrow(context, tenants, tariff, nodes);
+    }
     let terms = terms(listed_issuers.as_deref(), listed_tenants.as_deref());
     let revocations = revocations::revocations(context, revocations, terms.as_ref());
 

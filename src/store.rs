@@ -63,6 +63,14 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// How many gateways share it, where more than one may.
+    pub fn nodes(&self) -> Option<u16> {
+        match self {
+            Self::Embedded { .. } => None,
+            Self::Redis(redis) => Some(redis.nodes),
+        }
+    }
+
     /// The folder, where it is one.
     pub fn folder(&self) -> Option<&Path> {
         match self {

@@ -8,9 +8,14 @@ use std::{collections::HashSet, hash::Hash, num::NonZeroU32, sync::Arc};
 use jiff::tz::{self, TimeZone};
 
 use crate::{
-    config::{cursor::Section, field::Field, mistake::nearest},
+    config::{
+        cursor::{Context, Section},
+        field::Field,
+        mistake::{Mistake, nearest},
+    },
     limits::{Billing, LARGEST, Limits, Rate, SubjectLimits, Tariff, calendar::Calendar},
     operation::Operation,
+    tenant::Tenant,
 };
 
 /// The most that a rate, a burst or a number of requests at a time may be, and a request may cost.
@@ -43,6 +48,36 @@ pub(super) fn tariff(mut section: Section<'_>) -> Option<Tariff> {
         unavailable: unavailable?,
         max_subjects: max_subjects?,
     })
+}
+
+/// Warns of limits that some request never passes.
+pub(super) fn warn_of_narrow(
+    context: Context<'_>,
+    tenants: &[Tenant],
+    tariff: &Tariff,
+    nodes: Option<u16>,
+) {
+    let warn = |tenant: &Tenant, key: &str, problem: &str, mend: &str| {
+        let key = format!("tenants[{}].quota.{key}", tenant.id);
+        let warning = Mistake::new(context.name, &key, problem, mend);
+        context.report.warning(warning);
+    };
+    for tenant in tenants {
+        let limits = &tenant.limits;
+        let dearest = tenant.services.iter().map(|service| tariff.cost(service));
+        let dearest = dearest.max().unwrap_or(0);
+        for (key, limit) in [("daily", limits.daily), ("monthly", limits.monthly)] {
+            if limit.is_some_and(|limit| limit < dearest) {
+                let problem = "is lower than the cost of one of its services, which never passes";
+                warn(tenant, key, problem, "raise it, or lower that `quota.cost`");
+            }
+        }
+        let places = limits.concurrency.map_or(u32::MAX, NonZeroU32::get);
+        if nodes.is_some_and(|nodes| places < u32::from(nodes)) {
+            let problem = "is lower than `state.redis.nodes`, so gateways wait for each other";
+            warn(tenant, "concurrency", problem, "raise it");
+        }
+    }
 }
 
 /// The limits and calendars that were read so far, each once.

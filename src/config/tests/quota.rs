@@ -204,6 +204,11 @@ fn limits_that_contradict_each_other_are_warned_about() {
             "bytes_daily",
             "`limits.max_body`",
         ),
+        (
+            "daily = 2\n[quota.cost]\ncreateOrUpdateCustomer = 3\ngetStatus = 3",
+            "daily",
+            "the cost of one of its services",
+        ),
     ] {
         let folder = Folder::new();
         let text = of_tenant(&format!("[tenants.quota]\n{quota}"));
