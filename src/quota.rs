@@ -48,7 +48,7 @@ pub use self::{
     usage::{Used, Wanted},
 };
 use self::{
-    book::{Book, Charged, Step},
+    book::{Book, Charged, Freshness, Step},
     end_user::{EndUser, Taken},
     keeper::Message,
     redis::SubjectOp,
@@ -264,11 +264,11 @@ impl TenantQuota {
     /// Has it looked at what was used before this process, or by other nodes, where that is not known.
     pub async fn look(&self) -> Result<(), QuotaError> {
         let now = self.quotas.now();
-        if !self.book.is_stale(&now, self.quotas.shared.is_some()) {
+        if self.book.freshness(&now, self.quotas.shared.is_some()) == Freshness::Fresh {
             return Ok(());
         }
         let (done, looked) = oneshot::channel();
-        let message = Message::Survey(vec![Arc::clone(&self.book)], done);
+        let message = Message::Refresh(Arc::clone(&self.book), done);
         drop(self.quotas.keeper.send(message));
         match timeout_at(clock::instant() + self.quotas.patience, looked).await {
             Ok(Ok(true)) => Ok(()),

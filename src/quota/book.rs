@@ -60,6 +60,17 @@ pub(super) enum Step {
     Wait { call: bool },
 }
 
+/// How good what is known of a tenant's accounts is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// They are so.
+    Fresh,
+    /// Nothing is known yet, or nothing new while other nodes may have changed them.
+    Stale,
+    /// The same, and the store did not answer a moment ago.
+    Failed,
+}
+
 /// A charge of day and month, to be kept or given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Charged {
@@ -284,9 +295,9 @@ impl Book {
             .is_some_and(|active| active.used)
     }
 
-    /// Whether what is known of its accounts is not what they are: nothing yet, or nothing new while other
-    /// nodes may have changed them.
-    pub(super) fn is_stale(&self, now: &Now, shared: bool) -> bool {
+    /// Whether what is known of its accounts is what they are, and if it is not whether the store was
+    /// just asked in vain.
+    pub(super) fn freshness(&self, now: &Now, shared: bool) -> Freshness {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
         let active = opened(active, limits, now);
@@ -295,7 +306,13 @@ impl Book {
         let month = limits.monthly.is_some();
         let unknown = (day && active.day.seen.is_none()) || (month && active.month.seen.is_none());
         let old = shared && now.mono.saturating_sub(active.asked) > STALE;
-        unknown || (old && (day || month))
+        let stale = unknown || (old && (day || month));
+        let in_vain = active.away && now.mono.saturating_sub(active.asked) < decide::LEFT_ALONE;
+        match (stale, in_vain) {
+            (false, _) => Freshness::Fresh,
+            (true, false) => Freshness::Stale,
+            (true, true) => Freshness::Failed,
+        }
     }
 
     /// Notes that a request has waited in vain for the store.

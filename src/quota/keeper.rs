@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     Inner,
     account::{Account, Kind, Op, Told, Which},
-    book::{Answered, Book, Crossed, Exchange, Look},
+    book::{Answered, Book, Crossed, Exchange, Freshness, Look},
     grant::{Grant, GrantError},
     redis::{self, SubjectOp},
     statement::Sums,
@@ -48,7 +48,9 @@ pub(super) enum Message {
     Look(Arc<Book>),
     /// Somebody wants to know what was used in these months.
     Months(Vec<Asked>, oneshot::Sender<Result<Vec<Used>, StoreError>>),
-    /// Somebody wants to know how these stand. Told whether the store has said it.
+    /// A tenant wants to know how it stands. Told whether the store has said it, lately.
+    Refresh(Arc<Book>, oneshot::Sender<bool>),
+    /// An operator wants to know how these stand. Told whether the store has said it.
     Survey(Vec<Arc<Book>>, oneshot::Sender<bool>),
     /// An end user has used more or less than Redis knows.
     Owe(TenantId, Pseudonym, SubjectOp),
@@ -110,6 +112,10 @@ impl Keeper {
                                 let known = self.survey(&books, &tell).await;
                                 let _ = done.send(known);
                             }
+                            Message::Refresh(book, done) => {
+                                let known = self.refresh(&book, &tell).await;
+                                let _ = done.send(known);
+                            }
                             // While Redis is away it is lost: memory counts then.
                             Message::Owe(tenant, subject, op) => {
                                 if let Some(redis) = self.store.redis() {
@@ -153,6 +159,21 @@ impl Keeper {
         }
         self.take_to_store(batch, tell).await;
         other
+    }
+
+    /// Asks for everything about a book, unless whoever came before has just done so: many who want to
+    /// know at once are one question, also where nobody answers it.
+    async fn refresh(
+        &mut self,
+        book: &Arc<Book>,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> bool {
+        let shared = self.quotas.shared.is_some();
+        match book.freshness(&self.quotas.now(), shared) {
+            Freshness::Fresh => true,
+            Freshness::Failed => false,
+            Freshness::Stale => self.survey(slice::from_ref(book), tell).await,
+        }
     }
 
     /// Asks for everything about these.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a store that failed is left alone by requests of one tenant, in nanoseconds.
-const LEFT_ALONE: u64 = 200_000_000;
+pub(super) const LEFT_ALONE: u64 = 200_000_000;
 /// After how long a node asks again for allowance where there was none: another node may have put
 /// some back.
 const ASK_AGAIN: u64 = 1_000_000_000;

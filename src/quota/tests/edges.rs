@@ -270,3 +270,23 @@ async fn an_account_that_is_damaged_stops_its_own_tenant_alone() {
     one.unwrap_err();
     other.unwrap();
 }
+
+#[tokio::test]
+async fn a_crowd_that_asks_how_it_stands_is_one_question_to_the_store() {
+    let world = World::start();
+    let asking = world.tenant_of("asking", &limited(5));
+    let working = world.tenant_of("working", &limited(1000));
+    let crowd = (0..5000).map(|_| {
+        let asking = asking.clone();
+        TaskTracker::new().spawn(async move { asking.quota.look().await.is_ok() })
+    });
+    let crowd: Vec<_> = crowd.collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let began = clock::instant();
+    served(&working).await.unwrap();
+    let waited = began.elapsed();
+    for asked in crowd {
+        assert!(asked.await.unwrap());
+    }
+    assert!(waited < Duration::from_millis(500), "{waited:?}");
+}
