@@ -18,8 +18,9 @@ use super::{
     Inner,
     account::{Account, Kind, Op, Told, Which},
     book::{Answered, Book, Crossed, Exchange, Freshness, Look},
+    debts::{self, Debt},
     grant::{Grant, GrantError},
-    redis::{self, SubjectOp},
+    redis,
     statement::Sums,
     usage::{Asked, Used},
 };
@@ -52,8 +53,6 @@ pub(super) enum Message {
     Refresh(Arc<Book>, oneshot::Sender<bool>),
     /// An operator wants to know how these stand. Told whether the store has said it.
     Survey(Vec<Arc<Book>>, oneshot::Sender<bool>),
-    /// An end user has used more or less than Redis knows.
-    Owe(TenantId, Pseudonym, SubjectOp),
     /// The process ends: everything is to be written down.
     Close(oneshot::Sender<()>),
 }
@@ -64,6 +63,8 @@ pub struct Keeper {
     pseudonyms: PseudonymKey,
     quotas: Arc<Inner>,
     messages: mpsc::UnboundedReceiver<Message>,
+    /// Until it runs.
+    debts: Option<mpsc::UnboundedReceiver<Debt>>,
     /// This process, among all that ever wrote to the store.
     node: u64,
     awake: Vec<Arc<Book>>,
@@ -75,6 +76,7 @@ impl Keeper {
         pseudonyms: PseudonymKey,
         quotas: Arc<Inner>,
         messages: mpsc::UnboundedReceiver<Message>,
+        debts: mpsc::UnboundedReceiver<Debt>,
     ) -> Self {
         let (_, random) = Uuid::now_v7().as_u64_pair();
         Self {
@@ -82,6 +84,7 @@ impl Keeper {
             pseudonyms,
             quotas,
             messages,
+            debts: Some(debts),
             // Below 2^53, where numbers of every kind are exact; never 0.
             node: (random >> 11).max(1),
             awake: Vec::new(),
@@ -90,6 +93,18 @@ impl Keeper {
 
     /// Works until it is closed. `tell` hears of each soft limit that is crossed.
     pub async fn run(mut self, tell: impl Fn(&TenantId, &Crossed) + Send) {
+        let Some(debts) = self.debts.take() else {
+            return;
+        };
+        let redis = self.store.redis().cloned();
+        // Beside it: no tenant's allowance waits for what is owed of another's end users.
+        tokio::select! {
+            () = self.keep(tell) => {}
+            () = debts::pay(redis, debts) => {}
+        }
+    }
+
+    async fn keep(mut self, tell: impl Fn(&TenantId, &Crossed) + Send) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut until_tidy = 0;
@@ -115,12 +130,6 @@ impl Keeper {
                             Message::Refresh(book, done) => {
                                 let known = self.refresh(&book, &tell).await;
                                 let _ = done.send(known);
-                            }
-                            // While Redis is away it is lost: memory counts then.
-                            Message::Owe(tenant, subject, op) => {
-                                if let Some(redis) = self.store.redis() {
-                                    let _ = redis::subject(redis, &tenant, subject, &op).await;
-                                }
                             }
                             Message::Close(done) => return self.close(done, &tell).await,
                         }
@@ -306,6 +315,10 @@ impl Keeper {
         // The second look takes what was not acknowledged, or came while the first was under way.
         for _ in 0..2 {
             self.look_at_awake(Look::Last, tell).await;
+        }
+        let (paid, all) = oneshot::channel();
+        if self.quotas.debts.send(Debt::End(paid)).is_ok() {
+            drop(all.await);
         }
         let _ = done.send(());
     }

@@ -1,6 +1,7 @@
 //! Several nodes on one Redis: what they admit together, and what while it is away.
 
 use super::{server::RedisServer, *};
+use crate::quota::redis::SubjectOp;
 use crate::store::{
     Backend, StateSettings,
     redis::settings::{Login, Mode, Server},
@@ -466,4 +467,39 @@ async fn an_end_users_day_begins_once_whatever_nodes_take_it_to_be() {
     // A clock that is a year off does not stop anybody for a year.
     assert_eq!(ask(date(2027, 12, 1), 1).await, (true, 1));
     assert_eq!(ask(after, 1).await, (true, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_end_users_are_given_back_keeps_no_other_tenant_waiting() {
+    let nodes = Nodes::start(1, OnStoreFailure::Lease).await;
+    let per_subject = SubjectLimits {
+        rate: None,
+        daily: Some(1_000_000),
+    };
+    let busy = nodes.nodes[0].tenant(&Limits {
+        per_subject,
+        ..none()
+    });
+    let mut given = Vec::new();
+    let admissions = (0..4000).map(|_| charged(&busy, 1));
+    for admission in join_all(admissions).await {
+        given.push(admission.unwrap());
+    }
+    drop(given);
+    let limits = Arc::new(limited(10));
+    let other = nodes.nodes[0]
+        .quotas
+        .of(&"other".try_into().unwrap(), &limits);
+    let other = Tenant {
+        quota: other,
+        limits,
+    };
+    let began = clock::instant();
+    served(&other).await.unwrap();
+    let waited = began.elapsed();
+    assert!(waited < Duration::from_millis(100), "{waited:?}");
+    // And all of it is told before the process ends.
+    nodes.nodes[0].quotas.close().await;
+    let standings = busy.quota.standings(Some("ann"), &busy.limits);
+    assert_eq!(standings[0].used, 0);
 }
