@@ -38,6 +38,9 @@ pub(super) use self::exchange::{Answered, Exchange, Look};
 /// After so many nanoseconds others may have changed what is known of an account.
 const STALE: u64 = 1_000_000_000;
 
+/// A clock that is set back by more was wrong: days begun by it do not stand.
+const SET_BACK: Duration = Duration::from_hours(24);
+
 /// A limit that refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denied {
@@ -144,15 +147,24 @@ struct Attention {
     quiet: u8,
 }
 
+/// Whether the rate's bucket is here, and the store was told that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loaded {
+    /// It was not read yet.
+    Never,
+    /// It is here.
+    Here,
+    /// It was written down, and goes on from here when the store was told so.
+    Resting,
+}
+
 /// What a node has of a tenant's limits.
 struct Active {
     attention: Attention,
     /// Whether there ever was a request: an operator's question makes no tenant a busy one.
     used: bool,
     /// Whether the store has said what an earlier process left.
-    loaded: bool,
-    /// Whether it ever has: from then on this node knows the bucket best.
-    bucket_known: bool,
+    loaded: Loaded,
     /// Whether the store did not answer the last time, and when that was.
     away: bool,
     asked: u64,
@@ -366,8 +378,7 @@ impl Active {
         Self {
             attention: Attention::default(),
             used: false,
-            loaded: false,
-            bucket_known: false,
+            loaded: Loaded::Never,
             away: false,
             asked: 0,
             in_flight: 0,
@@ -389,12 +400,14 @@ impl Active {
     }
 
     /// Begins the next day or month when its time has come. A clock that is set back changes nothing:
-    /// what has begun goes on.
+    /// what has begun goes on. Only where it is days off, because it was wrong before, does the day or
+    /// month that it is now go on.
     fn roll(&mut self, limits: &Limits, now: &Now) {
-        if now.wall >= self.day.end {
+        let wrong = |begun: Timestamp| between(now.wall, begun) > SET_BACK;
+        if now.wall >= self.day.end || wrong(self.day.start) {
             self.begin_day(limits, now);
         }
-        if now.wall >= self.month.end {
+        if now.wall >= self.month.end || wrong(self.month.start) {
             self.begin_month(limits, now);
         }
     }

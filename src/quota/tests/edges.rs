@@ -290,3 +290,16 @@ async fn a_crowd_that_asks_how_it_stands_is_one_question_to_the_store() {
     }
     assert!(waited < Duration::from_millis(500), "{waited:?}");
 }
+
+#[test]
+fn a_clock_that_was_wrong_for_a_moment_stops_nobody_for_years() {
+    let mut desk = Desk::new(&limited(10));
+    for second in 0..4 {
+        assert!(desk.serve(&at(NOON, second * 1000)));
+    }
+    let year_2036 = |second: u64| at("2036-01-01T00:00:00Z", second * 1000);
+    assert_eq!((4..20).filter(|s| desk.serve(&year_2036(*s))).count(), 10);
+    // It is right again: the day of before goes on where it was.
+    let more = (20..40).filter(|s| desk.serve(&at(NOON, s * 1000)));
+    assert_eq!(more.count(), 6);
+}
