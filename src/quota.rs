@@ -15,6 +15,7 @@
 mod account;
 mod book;
 mod bucket;
+mod debts;
 mod end_user;
 mod grant;
 mod keeper;
@@ -48,16 +49,16 @@ pub use self::{
     usage::{Used, Wanted},
 };
 use self::{
-    book::{Book, Charged, Step},
+    book::{Book, Charged, Freshness, Step},
+    debts::Debt,
     end_user::{EndUser, Taken},
     keeper::Message,
-    redis::SubjectOp,
     subjects::Subjects,
 };
 use crate::{
     auth::permit::Permit,
     clock,
-    ident::{Pseudonym, PseudonymKey, Purpose, TenantId},
+    ident::{PseudonymKey, Purpose, TenantId},
     limits::{Billing, Limits, Tariff},
     operation::Operation,
     store::{
@@ -134,6 +135,7 @@ struct Inner {
     // Held to look one up or to put one in, when the configuration is read.
     books: Mutex<HashMap<TenantId, Arc<Book>>>,
     keeper: mpsc::UnboundedSender<Message>,
+    debts: mpsc::UnboundedSender<Debt>,
     shared: Option<Shared>,
     /// Where end users are counted, where nodes share them.
     redis: Option<Redis>,
@@ -155,10 +157,12 @@ impl Quotas {
     /// The quotas that are kept in this store, and what fetches allowance for them.
     pub fn open(store: Store, pseudonyms: PseudonymKey) -> (Self, Keeper) {
         let (keeper, messages) = mpsc::unbounded_channel();
+        let (debts, owed) = mpsc::unbounded_channel();
         let redis = store.redis().map(Redis::settings);
         let inner = Arc::new(Inner {
             books: Mutex::default(),
             keeper,
+            debts,
             shared: redis.map(Shared::of),
             redis: store.redis().cloned(),
             pseudonyms: pseudonyms.clone(),
@@ -166,7 +170,7 @@ impl Quotas {
             patience: redis.map_or(DISK_TIME, |redis| redis.timeout),
             opened: clock::instant(),
         });
-        let keeper = Keeper::new(store, pseudonyms, Arc::clone(&inner), messages);
+        let keeper = Keeper::new(store, pseudonyms, Arc::clone(&inner), messages, owed);
         (Self(inner), keeper)
     }
 
@@ -218,8 +222,8 @@ impl Inner {
     }
 
     /// Has Redis told of an end user, behind the request.
-    fn owe(&self, tenant: TenantId, subject: Pseudonym, op: SubjectOp) {
-        drop(self.keeper.send(Message::Owe(tenant, subject, op)));
+    fn owe(&self, debt: Debt) {
+        drop(self.debts.send(debt));
     }
 
     fn call(&self, book: &Arc<Book>) {
@@ -265,11 +269,11 @@ impl TenantQuota {
     /// Has it looked at what was used before this process, or by other nodes, where that is not known.
     pub async fn look(&self) -> Result<(), QuotaError> {
         let now = self.quotas.now();
-        if !self.book.is_stale(&now, self.quotas.shared.is_some()) {
+        if self.book.freshness(&now, self.quotas.shared.is_some()) == Freshness::Fresh {
             return Ok(());
         }
         let (done, looked) = oneshot::channel();
-        let message = Message::Survey(vec![Arc::clone(&self.book)], done);
+        let message = Message::Refresh(Arc::clone(&self.book), done);
         drop(self.quotas.keeper.send(message));
         match timeout_at(clock::instant() + self.quotas.patience, looked).await {
             Ok(Ok(true)) => Ok(()),

@@ -38,6 +38,9 @@ pub(super) use self::exchange::{Answered, Exchange, Look};
 /// After so many nanoseconds others may have changed what is known of an account.
 const STALE: u64 = 1_000_000_000;
 
+/// A clock that is set back by more was wrong: days begun by it do not stand.
+const SET_BACK: Duration = Duration::from_hours(24);
+
 /// A limit that refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denied {
@@ -58,6 +61,17 @@ pub(super) enum Step {
     Refuse,
     /// Allowance has to be had first.
     Wait { call: bool },
+}
+
+/// How good what is known of a tenant's accounts is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// They are so.
+    Fresh,
+    /// Nothing is known yet, or nothing new while other nodes may have changed them.
+    Stale,
+    /// The same, and the store did not answer a moment ago.
+    Failed,
 }
 
 /// A charge of day and month, to be kept or given back.
@@ -135,16 +149,24 @@ struct Attention {
     asleep_since: Option<Instant>,
 }
 
+/// Whether the rate's bucket is here, and the store was told that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loaded {
+    /// It was not read yet.
+    Never,
+    /// It is here.
+    Here,
+    /// It was written down, and goes on from here when the store was told so.
+    Resting,
+}
+
 /// What a node has of a tenant's limits.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Active {
     attention: Attention,
     /// Whether there ever was a request: an operator's question makes no tenant a busy one.
     used: bool,
     /// Whether the store has said what an earlier process left.
-    loaded: bool,
-    /// Whether it ever has: from then on this node knows the bucket best.
-    bucket_known: bool,
+    loaded: Loaded,
     /// Whether the store did not answer the last time, and when that was.
     away: bool,
     asked: u64,
@@ -283,9 +305,9 @@ impl Book {
             .is_some_and(|active| active.used)
     }
 
-    /// Whether what is known of its accounts is not what they are: nothing yet, or nothing new while other
-    /// nodes may have changed them.
-    pub(super) fn is_stale(&self, now: &Now, shared: bool) -> bool {
+    /// Whether what is known of its accounts is what they are, and if it is not whether the store was
+    /// just asked in vain.
+    pub(super) fn freshness(&self, now: &Now, shared: bool) -> Freshness {
         let mut state = self.lock();
         let State { limits, active } = &mut *state;
         let active = opened(active, limits, now);
@@ -294,7 +316,13 @@ impl Book {
         let month = limits.monthly.is_some();
         let unknown = (day && active.day.seen.is_none()) || (month && active.month.seen.is_none());
         let old = shared && now.mono.saturating_sub(active.asked) > STALE;
-        unknown || (old && (day || month))
+        let stale = unknown || (old && (day || month));
+        let in_vain = active.away && now.mono.saturating_sub(active.asked) < decide::LEFT_ALONE;
+        match (stale, in_vain) {
+            (false, _) => Freshness::Fresh,
+            (true, false) => Freshness::Stale,
+            (true, true) => Freshness::Failed,
+        }
     }
 
     /// Notes that a request has waited in vain for the store.
@@ -348,8 +376,7 @@ impl Active {
         Self {
             attention: Attention::default(),
             used: false,
-            loaded: false,
-            bucket_known: false,
+            loaded: Loaded::Never,
             away: false,
             asked: 0,
             in_flight: 0,
@@ -371,12 +398,14 @@ impl Active {
     }
 
     /// Begins the next day or month when its time has come. A clock that is set back changes nothing:
-    /// what has begun goes on.
+    /// what has begun goes on. Only where it is days off, because it was wrong before, does the day or
+    /// month that it is now go on.
     fn roll(&mut self, limits: &Limits, now: &Now) {
-        if now.wall >= self.day.end {
+        let wrong = |begun: Timestamp| between(now.wall, begun) > SET_BACK;
+        if now.wall >= self.day.end || wrong(self.day.start) {
             self.begin_day(limits, now);
         }
-        if now.wall >= self.month.end {
+        if now.wall >= self.month.end || wrong(self.month.start) {
             self.begin_month(limits, now);
         }
     }

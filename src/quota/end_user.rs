@@ -8,12 +8,13 @@ use jiff::{Timestamp, civil::Date};
 
 use super::{
     Denied, Inner, QuotaError, between,
+    debts::Debt,
     redis::{self, SubjectOp, SubjectTold},
     subjects::{Known, SubjectKey},
 };
 use crate::{
     ident::{Pseudonym, TenantId},
-    limits::{LARGEST, Limits, Policy},
+    limits::{Limits, Policy},
     store::{StoreError, redis::settings::OnStoreFailure},
 };
 
@@ -119,11 +120,12 @@ impl EndUser {
     /// Has Redis told behind the request that so much more was used, or less.
     fn owe(&self, day: Date, units: i64) {
         let Some(name) = self.name else { return };
-        let op = SubjectOp {
-            rate: None,
-            day: Some((day, LARGEST, units)),
-        };
-        self.quotas.owe(self.tenant.clone(), name, op);
+        self.quotas.owe(Debt::Of {
+            tenant: self.tenant.clone(),
+            subject: name,
+            day,
+            units,
+        });
     }
 
     /// What Redis says; nothing where it is not asked, or is away and memory counts on.

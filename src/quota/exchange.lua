@@ -121,7 +121,11 @@ for _ = 1, ops do
   local part = { 0, 0 }
   local last = tonumber(stored[9] or -1)
   local known = last >= seq
-  if epoch > 0 and (epoch ~= here or number(2) < version) then
+  if epoch > 0 and epoch == here and number(2) < version then
+    -- Older data: from here on it is another copy, so that every node says what it has seen.
+    here = now
+  end
+  if epoch > 0 and epoch ~= here then
     -- This server has lost what the node has seen. The node that was last to take something has seen the
     -- most; until all have had the time to say what they have seen, nothing is given. What came since the
     -- loss lies on top of that.

@@ -17,9 +17,10 @@ use uuid::Uuid;
 use super::{
     Inner,
     account::{Account, Kind, Op, Told, Which},
-    book::{Answered, Book, Crossed, Exchange, Look},
+    book::{Answered, Book, Crossed, Exchange, Freshness, Look},
+    debts::{self, Debt},
     grant::{Grant, GrantError},
-    redis::{self, SubjectOp},
+    redis,
     statement::Sums,
     usage::{Asked, Used},
 };
@@ -51,10 +52,10 @@ pub(super) enum Message {
     Look(Arc<Book>),
     /// Somebody wants to know what was used in these months.
     Months(Vec<Asked>, oneshot::Sender<Result<Vec<Used>, StoreError>>),
-    /// Somebody wants to know how these stand. Told whether the store has said it.
+    /// A tenant wants to know how it stands. Told whether the store has said it, lately.
+    Refresh(Arc<Book>, oneshot::Sender<bool>),
+    /// An operator wants to know how these stand. Told whether the store has said it.
     Survey(Vec<Arc<Book>>, oneshot::Sender<bool>),
-    /// An end user has used more or less than Redis knows.
-    Owe(TenantId, Pseudonym, SubjectOp),
     /// The process ends: everything is to be written down.
     Close(oneshot::Sender<()>),
 }
@@ -65,6 +66,8 @@ pub struct Keeper {
     pseudonyms: PseudonymKey,
     quotas: Arc<Inner>,
     messages: mpsc::UnboundedReceiver<Message>,
+    /// Until it runs.
+    debts: Option<mpsc::UnboundedReceiver<Debt>>,
     /// This process, among all that ever wrote to the store.
     node: u64,
     awake: Vec<Arc<Book>>,
@@ -80,6 +83,7 @@ impl Keeper {
         pseudonyms: PseudonymKey,
         quotas: Arc<Inner>,
         messages: mpsc::UnboundedReceiver<Message>,
+        debts: mpsc::UnboundedReceiver<Debt>,
     ) -> Self {
         let (_, random) = Uuid::now_v7().as_u64_pair();
         Self {
@@ -87,6 +91,7 @@ impl Keeper {
             pseudonyms,
             quotas,
             messages,
+            debts: Some(debts),
             // Below 2^53, where numbers of every kind are exact; never 0.
             node: (random >> 11).max(1),
             awake: Vec::new(),
@@ -100,6 +105,18 @@ impl Keeper {
     /// Requests wait for messages, and for nothing else: the look at all that are awake is taken in
     /// pieces, with the messages of the meantime in between.
     pub async fn run(mut self, tell: impl Fn(&TenantId, &Crossed) + Send) {
+        let Some(debts) = self.debts.take() else {
+            return;
+        };
+        let redis = self.store.redis().cloned();
+        // Beside it: no tenant's allowance waits for what is owed of another's end users.
+        tokio::select! {
+            () = self.keep(tell) => {}
+            () = debts::pay(redis, debts) => {}
+        }
+    }
+
+    async fn keep(mut self, tell: impl Fn(&TenantId, &Crossed) + Send) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut until_tidy = 0;
@@ -153,11 +170,9 @@ impl Keeper {
                     let known = self.survey(&books, tell).await;
                     let _ = done.send(known);
                 }
-                // While Redis is away it is lost: memory counts then.
-                Message::Owe(tenant, subject, op) => {
-                    if let Some(redis) = self.store.redis() {
-                        let _ = redis::subject(redis, &tenant, subject, &op).await;
-                    }
+                Message::Refresh(book, done) => {
+                    let known = self.refresh(&book, tell).await;
+                    let _ = done.send(known);
                 }
                 Message::Close(done) => return Some(done),
             }
@@ -186,6 +201,21 @@ impl Keeper {
         }
         self.take_to_store(batch, tell).await;
         other
+    }
+
+    /// Asks for everything about a book, unless whoever came before has just done so: many who want to
+    /// know at once are one question, also where nobody answers it.
+    async fn refresh(
+        &mut self,
+        book: &Arc<Book>,
+        tell: &(impl Fn(&TenantId, &Crossed) + Send),
+    ) -> bool {
+        let shared = self.quotas.shared.is_some();
+        match book.freshness(&self.quotas.now(), shared) {
+            Freshness::Fresh => true,
+            Freshness::Failed => false,
+            Freshness::Stale => self.survey(slice::from_ref(book), tell).await,
+        }
     }
 
     /// Asks for everything about these.
@@ -343,6 +373,10 @@ impl Keeper {
         // The second look takes what was not acknowledged, or came while the first was under way.
         for _ in 0..2 {
             self.take_along(&all, Look::Last, tell).await;
+        }
+        let (paid, all) = oneshot::channel();
+        if self.quotas.debts.send(Debt::End(paid)).is_ok() {
+            drop(all.await);
         }
         let _ = done.send(());
     }

@@ -20,6 +20,10 @@ const PAUSE: u64 = 20_000_000;
 /// For how long places are a node's own unless it asks again, in nanoseconds; the store keeps them for
 /// a second longer.
 const PLACES: u64 = 4_000_000_000;
+/// After how long all who wait have taken what was given to them, in nanoseconds.
+const TAKEN_BY: u64 = 100_000_000;
+/// For how long the store surely knows a bucket, in nanoseconds: an hour less than it is kept.
+const REMEMBERED: u64 = 23 * 3_600_000_000_000;
 /// The same, as the store is told it, in microseconds.
 pub(super) const PLACES_KEPT: u64 = 5_000_000;
 
@@ -37,6 +41,8 @@ pub(super) struct Portion {
     /// What is let through while nobody can be asked.
     alone: Option<Bucket>,
     seen: bool,
+    /// When that was last, in nanoseconds.
+    heard: u64,
     /// What the store has left for all, as of the last answer.
     seen_left: u64,
     places: u32,
@@ -162,6 +168,16 @@ impl Portion {
         self.usage = Usage::default();
     }
 
+    /// Gives back what was given to requests that have left. It is not cut out of the burst, so it must
+    /// not be kept beside a bucket that fills meanwhile.
+    fn put_back_more_than(&mut self, most: u64, now: &Now) {
+        // Who waits for it has had the time to take it.
+        if self.tokens > most && now.mono.saturating_sub(self.heard) >= TAKEN_BY {
+            self.back += self.tokens - most;
+            self.tokens = most;
+        }
+    }
+
     /// What is to be asked; nothing where there is nothing to say.
     pub(super) fn ask(
         &mut self,
@@ -171,6 +187,9 @@ impl Portion {
         shared: &Shared,
         all: bool,
     ) -> Option<PortionOp> {
+        if let Some(rate) = &limits.rate {
+            self.put_back_more_than(Self::most(rate, shared), now);
+        }
         let want = limits.rate.as_ref().map_or(0, |rate| {
             let ahead = Self::most(rate, shared).min(self.usage.block());
             self.needed + ahead.saturating_sub(self.tokens)
@@ -209,7 +228,8 @@ impl Portion {
         };
         Some(PortionOp {
             rate: limits.rate.as_ref().map(of_rate),
-            seen: self.seen,
+            // After so long the store has forgotten it, and it is full.
+            seen: self.seen && now.mono.saturating_sub(self.heard) < REMEMBERED,
             seq: self.seq,
             back,
             debt,
@@ -228,7 +248,7 @@ impl Portion {
     ) {
         let Some(asked) = asked else { return };
         self.sent = None;
-        self.seen = true;
+        (self.seen, self.heard) = (true, now.mono);
         self.alone = None;
         self.tokens += told.tokens;
         self.needed = 0;
@@ -258,5 +278,81 @@ impl Portion {
         let left = self.seen_left.saturating_add(self.tokens).min(burst);
         let interval = nanoseconds(rate.period) / u64::from(rate.count.get());
         (left, (burst - left).saturating_mul(interval))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+    use crate::{
+        limits::{SubjectLimits, calendar::Calendar},
+        store::redis::settings::OnStoreFailure,
+    };
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            wall: Timestamp::UNIX_EPOCH,
+            mono: seconds * SECOND,
+        }
+    }
+
+    fn limits(count: u32, burst: u32) -> Limits {
+        Limits {
+            rate: Some(Rate {
+                count: NonZeroU32::new(count).unwrap(),
+                period: Duration::from_secs(1),
+                burst: NonZeroU32::new(burst).unwrap(),
+            }),
+            concurrency: None,
+            daily: None,
+            bytes_daily: None,
+            monthly: None,
+            per_subject: SubjectLimits::default(),
+            warn_at: 80,
+            calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+        }
+    }
+
+    const SHARED: Shared = Shared {
+        nodes: NonZeroU32::MIN,
+        lease: 200_000_000,
+        away: OnStoreFailure::Lease,
+    };
+
+    #[test]
+    fn a_bucket_that_nobody_used_for_a_day_is_full_and_not_lost() {
+        let (limits, mut portion) = (limits(10, 10), Portion::default());
+        for (seconds, seen) in [(1, false), (2, true), (100, true), (2 * 86_400, false)] {
+            let now = at(seconds);
+            let asked = portion.ask(&limits, 0, &now, &SHARED, true).unwrap();
+            assert_eq!(asked.seen, seen, "after {seconds} seconds");
+            portion.told(&PortionTold::default(), Some(&asked), &now, &SHARED);
+        }
+    }
+
+    #[test]
+    fn tokens_of_those_who_left_are_not_kept_beside_the_burst() {
+        let (limits, mut portion) = (limits(10, 100), Portion::default());
+        let rate = limits.rate.unwrap();
+        for _ in 0..80 {
+            assert_eq!(portion.take(&rate, &at(1), &SHARED, false), Err(None));
+        }
+        let asked = portion.ask(&limits, 0, &at(1), &SHARED, false).unwrap();
+        let tokens = asked.want;
+        let told = PortionTold {
+            tokens,
+            ..PortionTold::default()
+        };
+        portion.told(&told, Some(&asked), &at(1), &SHARED);
+        // Nobody takes them: all of those have hung up.
+        let asked = portion.ask(&limits, 0, &at(2), &SHARED, true).unwrap();
+        let most = Portion::most(&rate, &SHARED);
+        assert_eq!((asked.back, asked.want), (tokens - most, 0));
     }
 }

@@ -155,9 +155,12 @@ impl Subjects {
         };
         let mut part = self.part(key);
         let uses = part.of(key, now, room);
-        if now.wall >= uses.day_ends {
+        let day = limits.calendar.day(now.wall);
+        // A day that a wrong clock began, years ahead, does not last until then.
+        let wrong = super::between(day.end, uses.day_ends) > Duration::from_hours(48);
+        if now.wall >= uses.day_ends || wrong {
             uses.units = 0;
-            uses.day_ends = limits.calendar.day(now.wall).end;
+            uses.day_ends = day.end;
         }
         let sum = uses.units.saturating_add(units);
         if units > 0 && sum > most {

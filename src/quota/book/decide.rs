@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Active, Denied, Step};
+use super::{Active, Denied, Loaded, Step};
 use crate::{
     limits::{Limits, Policy},
     quota::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a store that failed is left alone by requests of one tenant, in nanoseconds.
-const LEFT_ALONE: u64 = 200_000_000;
+pub(super) const LEFT_ALONE: u64 = 200_000_000;
 /// After how long a node asks again for allowance where there was none: another node may have put
 /// some back.
 const ASK_AGAIN: u64 = 1_000_000_000;
@@ -83,7 +83,7 @@ impl Claim<'_> {
 impl Active {
     /// Rate and concurrency of a node that has its tenants alone.
     pub(super) fn admit(&mut self, limits: &Limits, now: &Now) -> Step {
-        if limits.rate.is_some() && !self.loaded {
+        if limits.rate.is_some() && self.loaded != Loaded::Here {
             // What an earlier process left of the burst is not known yet.
             return self.wait(now).unwrap_or(Step::Refuse);
         }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Active, Book, State};
+use super::{Active, Book, Loaded, State};
 use crate::{
     limits::{Limits, Policy},
     quota::{
@@ -83,8 +83,11 @@ impl Book {
         // From here on requests wait until the bucket is loaded again: what is written down now would
         // not be true any more.
         let rests = look == Look::Last || active.attention.quiet >= QUIET;
-        let parting = rests && shared.is_none() && limits.rate.is_some() && active.loaded;
-        active.loaded &= !parting;
+        let here = active.loaded == Loaded::Here;
+        let parting = rests && shared.is_none() && limits.rate.is_some() && here;
+        if parting {
+            active.loaded = Loaded::Resting;
+        }
         let mut ops = Vec::new();
         for window in &mut active.closed {
             ops.extend(window.ask(limits, node, false));
@@ -93,7 +96,7 @@ impl Book {
         // both are looked at.
         let all = all || (look == Look::Now && active.attention.quiet == 0);
         ops.extend(active.day.ask(limits, node, all && limits_day(limits)));
-        let load = matches!(look, Look::All | Look::Called) && !active.loaded;
+        let load = matches!(look, Look::All | Look::Called) && active.loaded != Loaded::Here;
         let load = load && limits.rate.is_some() && shared.is_none();
         let month_too = (all && limits.monthly.is_some()) || load || parting;
         let month = active.month.ask(limits, node, month_too);
@@ -210,9 +213,13 @@ impl Active {
                 window.told(told, now.mono);
                 crossed.extend(of_policies(op, told));
             }
-            if op.which == self.month.which && op.bucket.is_none() && !self.loaded {
-                self.loaded = true;
-                self.load(told.bucket, limits, now);
+            if op.which == self.month.which && op.bucket.is_none() {
+                let before = std::mem::replace(&mut self.loaded, Loaded::Here);
+                // This node knows it best, once it was here: what was written may be of the month
+                // before, where nobody reads it any more.
+                if before == Loaded::Never {
+                    self.load(told.bucket, limits, now);
+                }
             }
         }
         // What was given to a period that is over by now goes back.
@@ -230,10 +237,6 @@ impl Active {
 
     /// Goes on with the bucket that an earlier process left.
     fn load(&mut self, left: Left, limits: &Limits, now: &Now) {
-        // What was written may be of the month before, where nobody reads it any more.
-        if std::mem::replace(&mut self.bucket_known, true) {
-            return;
-        }
         let Some(rate) = &limits.rate else { return };
         let pace = Pace::of(rate);
         self.bucket = match left {

@@ -274,3 +274,36 @@ async fn an_account_that_is_damaged_stops_its_own_tenant_alone() {
     one.unwrap_err();
     other.unwrap();
 }
+
+#[tokio::test]
+async fn a_crowd_that_asks_how_it_stands_is_one_question_to_the_store() {
+    let world = World::start();
+    let asking = world.tenant_of("asking", &limited(5));
+    let working = world.tenant_of("working", &limited(1000));
+    let crowd = (0..5000).map(|_| {
+        let asking = asking.clone();
+        TaskTracker::new().spawn(async move { asking.quota.look().await.is_ok() })
+    });
+    let crowd: Vec<_> = crowd.collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let began = clock::instant();
+    served(&working).await.unwrap();
+    let waited = began.elapsed();
+    for asked in crowd {
+        assert!(asked.await.unwrap());
+    }
+    assert!(waited < Duration::from_millis(500), "{waited:?}");
+}
+
+#[test]
+fn a_clock_that_was_wrong_for_a_moment_stops_nobody_for_years() {
+    let mut desk = Desk::new(&limited(10));
+    for second in 0..4 {
+        assert!(desk.serve(&at(NOON, second * 1000)));
+    }
+    let year_2036 = |second: u64| at("2036-01-01T00:00:00Z", second * 1000);
+    assert_eq!((4..20).filter(|s| desk.serve(&year_2036(*s))).count(), 10);
+    // It is right again: the day of before goes on where it was.
+    let more = (20..40).filter(|s| desk.serve(&at(NOON, s * 1000)));
+    assert_eq!(more.count(), 6);
+}
