@@ -7,7 +7,7 @@
 -- extra (2), crossed (2), epoch, version, whether something was held back (0 or 1), whether parts are
 -- kept to (0 or 1), and what the node has left of its part (2).
 -- How long nodes have to say what they know, after something was lost or nobody could be asked.
-local HOLD = 3000000
+local HOLD = 5000000
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local at, key = 0, 0
@@ -120,10 +120,10 @@ for _ = 1, ops do
   local lost, hold, free = number(10), number(11), { number(12), number(13) }
   local part = { 0, 0 }
   local last = tonumber(stored[9] or -1)
-  local known = last >= seq
+  local known, older = last >= seq, false
   if epoch > 0 and epoch == here and number(2) < version then
     -- Older data: from here on it is another copy, so that every node says what it has seen.
-    here = now
+    here, older = now, true
   end
   if epoch > 0 and epoch ~= here then
     -- This server has lost what the node has seen. The node that was last to take something has seen the
@@ -132,7 +132,7 @@ for _ = 1, ops do
     local base = { number(17), number(18) }
     for i = 1, 2 do
       if not stored[17] then
-        base[i] = epoch == here and taken[i] or 0
+        base[i] = older and taken[i] or 0
       end
       local most = math.max(base[i], seen_taken[i])
       taken[i] = most + taken[i] - base[i]
