@@ -175,7 +175,7 @@ impl Quotas {
     }
 
     /// The quotas of a tenant; what it has used goes on. Other limits than before are in force when
-    /// [`limit`](Self::limit) says so.
+    /// [`TenantQuota::limit`] says so.
     pub fn of(&self, tenant: &TenantId, limits: &Arc<Limits>) -> TenantQuota {
         let mut books = self.0.books.lock().unwrap_or_else(PoisonError::into_inner);
         let book = books
