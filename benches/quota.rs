@@ -154,7 +154,7 @@ fn limits(per_subject: SubjectLimits) -> Limits {
         bytes_daily: Some(LARGEST),
         monthly: Some(LARGEST),
         per_subject,
-        ..permit::unlimited()
+        ..Limits::unlimited()
     }
 }
 

@@ -7,6 +7,8 @@ pub mod calendar;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use jiff::tz::TimeZone;
+
 use self::calendar::Calendar;
 use crate::operation::Operation;
 
@@ -89,6 +91,22 @@ pub struct Limits {
     pub warn_at: u8,
     /// When its days and months begin.
     pub calendar: Arc<Calendar>,
+}
+
+impl Limits {
+    /// No limit at all, and days of Greenwich.
+    pub fn unlimited() -> Self {
+        Self {
+            rate: None,
+            concurrency: None,
+            daily: None,
+            bytes_daily: None,
+            monthly: None,
+            per_subject: SubjectLimits::default(),
+            warn_at: 80,
+            calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+        }
+    }
 }
 
 /// The limits of each end user of a tenant, by the token's subject. Tokens without a subject share one.

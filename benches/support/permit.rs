@@ -14,13 +14,13 @@ use dcams_gateway::{
         revocation::RevocationList,
     },
     ident::{AccountId, IssuerId, TenantId},
-    limits::{Limits, SubjectLimits, calendar::Calendar},
+    limits::Limits,
     operation::{Operation, Operations},
     tenant::{Country, Disclosure, Isolation, Tenant},
 };
 use futures_util::FutureExt;
 use http::header::AUTHORIZATION;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 
@@ -84,20 +84,6 @@ fn tenant(id: TenantId) -> Tenant {
         addresses: AddressRules::default(),
         country: Country::Us,
         isolation: Isolation::None,
-        limits: Arc::new(unlimited()),
-    }
-}
-
-/// No limit at all.
-pub(crate) fn unlimited() -> Limits {
-    Limits {
-        rate: None,
-        concurrency: None,
-        daily: None,
-        bytes_daily: None,
-        monthly: None,
-        per_subject: SubjectLimits::default(),
-        warn_at: 80,
-        calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+        limits: Arc::new(Limits::unlimited()),
     }
 }

@@ -157,8 +157,6 @@ impl Permit {
 mod tests {
     use std::sync::Arc;
 
-    use jiff::tz::TimeZone;
-
     use super::*;
     use crate::{
         address::AddressRules,
@@ -169,7 +167,7 @@ mod tests {
             tests::{HS, Members, caller, caller_of, hs_issuer},
         },
         ident::{AccountId, TenantId},
-        limits::{Limits, SubjectLimits, calendar::Calendar},
+        limits::Limits,
         operation::Operations,
         tenant::{Country, Disclosure, Isolation},
     };
@@ -192,16 +190,7 @@ mod tests {
             addresses: AddressRules::default(),
             country: Country::Any,
             isolation: Isolation::None,
-            limits: Arc::new(Limits {
-                rate: None,
-                concurrency: None,
-                daily: None,
-                bytes_daily: None,
-                monthly: None,
-                per_subject: SubjectLimits::default(),
-                warn_at: 80,
-                calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
-            }),
+            limits: Arc::new(Limits::unlimited()),
         }
     }
 

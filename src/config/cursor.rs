@@ -86,6 +86,17 @@ impl<'a> Section<'a> {
         Some(field)
     }
 
+    /// A key that may be absent, and what holds then.
+    pub(super) fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl Fn(&Field<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.optional(key)
+            .map_or(Some(default), |field| read(&field))
+    }
+
     /// A key that must be there.
     pub(super) fn required(&mut self, key: &'static str) -> Option<Field<'a>> {
         let field = self.optional(key);

@@ -89,28 +89,25 @@ fn redis_of(state: &Section<'_>, field: Option<Field<'_>>) -> Option<RedisSettin
     let mode = mode(&mut section, way);
     let login = login(&mut section, ["user", "password"]);
     let sentinel_login = sentinel_login(&mut section, way);
-    let roots = optional(&mut section, "ca", Vec::new(), roots);
+    let roots = section.or("ca", Vec::new(), roots);
     let database = database(&mut section, way);
-    let timeout = optional(&mut section, "timeout", TIMEOUT, |f| f.duration(&TIMEOUTS));
-    let connect_timeout = optional(&mut section, "connect_timeout", CONNECT_TIMEOUT, |f| {
+    let timeout = section.or("timeout", TIMEOUT, |f| f.duration(&TIMEOUTS));
+    let connect_timeout = section.or("connect_timeout", CONNECT_TIMEOUT, |f| {
         f.duration(&CONNECT_TIMEOUTS)
     });
-    let prefix = optional(&mut section, "prefix", PREFIX.to_owned(), prefix);
+    let prefix = section.or("prefix", PREFIX.to_owned(), prefix);
     let nodes = section
         .required("nodes")
         .and_then(|f| f.count(&(1..=1_000)));
-    let lease = optional(&mut section, "lease", LEASE, |f| f.duration(&LEASES));
+    let lease = section.or("lease", LEASE, |f| f.duration(&LEASES));
     let choices = [
         ("lease", OnStoreFailure::Lease),
         ("refuse", OnStoreFailure::Refuse),
         ("local_share", OnStoreFailure::LocalShare),
     ];
-    let on_store_failure = optional(
-        &mut section,
-        "on_store_failure",
-        OnStoreFailure::Lease,
-        |f| f.choice(&choices),
-    );
+    let on_store_failure = section.or("on_store_failure", OnStoreFailure::Lease, |f| {
+        f.choice(&choices)
+    });
     section.finish();
     Some(RedisSettings {
         servers: servers?,
@@ -134,7 +131,7 @@ fn way(section: &mut Section<'_>) -> Option<Way> {
         ("sentinel", Way::Sentinel),
         ("cluster", Way::Cluster),
     ];
-    optional(section, "mode", Way::Single, |f| f.choice(&ways))
+    section.or("mode", Way::Single, |f| f.choice(&ways))
 }
 
 fn servers(section: &mut Section<'_>, way: Option<Way>) -> Option<Vec<Server>> {
@@ -207,7 +204,7 @@ fn mode(section: &mut Section<'_>, way: Option<Way>) -> Option<Mode> {
 }
 
 fn login(section: &mut Section<'_>, [user_key, password_key]: [&'static str; 2]) -> Option<Login> {
-    let user = optional(section, user_key, None, |f| f.printable().map(Some));
+    let user = section.or(user_key, None, |f| f.printable().map(Some));
     let password = match section.optional(password_key) {
         None => Some(None),
         Some(field) => password(section, password_key, field).map(Some),
@@ -275,15 +272,4 @@ fn prefix(field: &Field<'_>) -> Option<String> {
         field.mistake("cannot begin a key", mend);
     }
     sound.then(|| text.to_owned())
-}
-
-fn optional<T>(
-    section: &mut Section<'_>,
-    key: &'static str,
-    default: T,
-    read: impl Fn(&Field<'_>) -> Option<T>,
-) -> Option<T> {
-    section
-        .optional(key)
-        .map_or(Some(default), |field| read(&field))
 }

@@ -48,12 +48,12 @@ pub(super) fn settings(root: &mut Section<'_>) -> Option<VaultSettings> {
     }
     let mut section = root.section("vault");
     let address = section.required("address").and_then(|f| address(&f));
-    let namespace = optional(&mut section, "namespace", None, |f| api_path(f).map(Some));
-    let roots = optional(&mut section, "ca", Vec::new(), roots);
+    let namespace = section.or("namespace", None, |f| api_path(f).map(Some));
+    let roots = section.or("ca", Vec::new(), roots);
     let method = section.choice("auth", &METHODS);
     let auth = auth(&mut section, method);
-    let refresh = optional(&mut section, "refresh", REFRESH, |f| f.duration(&REFRESHES));
-    let timeout = optional(&mut section, "timeout", TIMEOUT, |f| f.duration(&TIMEOUTS));
+    let refresh = section.or("refresh", REFRESH, |f| f.duration(&REFRESHES));
+    let timeout = section.or("timeout", TIMEOUT, |f| f.duration(&TIMEOUTS));
     section.finish();
     Some(VaultSettings {
         address: address?,
@@ -97,20 +97,7 @@ pub(super) fn path(field: Field<'_>) -> Option<VaultPath> {
 }
 
 fn text_or(section: &mut Section<'_>, key: &'static str, default: &str) -> Option<String> {
-    optional(section, key, default.to_owned(), |f| {
-        f.text().map(str::to_owned)
-    })
-}
-
-fn optional<T>(
-    section: &mut Section<'_>,
-    key: &'static str,
-    default: T,
-    read: impl Fn(&Field<'_>) -> Option<T>,
-) -> Option<T> {
-    section
-        .optional(key)
-        .map_or(Some(default), |field| read(&field))
+    section.or(key, default.to_owned(), |f| f.text().map(str::to_owned))
 }
 
 fn address(field: &Field<'_>) -> Option<Endpoint> {

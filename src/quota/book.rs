@@ -465,7 +465,7 @@ fn rate_standing(
     let pace = Pace::of(rate);
     let bucket = active.map_or(Bucket::FULL, |active| active.bucket);
     let (left, resets) = match (active, shared) {
-        (Some(active), Some(_)) => active.portion.standing(rate, now),
+        (Some(active), Some(_)) => active.portion.standing(rate),
         _ => (bucket.left(pace, now.mono), bucket.fills_in(now.mono)),
     };
     Standing {

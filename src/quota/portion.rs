@@ -273,7 +273,7 @@ impl Portion {
     }
 
     /// What is left, and after how many nanoseconds all of it is.
-    pub(super) fn standing(&self, rate: &Rate, _now: &Now) -> (u64, u64) {
+    pub(super) fn standing(&self, rate: &Rate) -> (u64, u64) {
         let burst = u64::from(rate.burst.get());
         let left = self.seen_left.saturating_add(self.tokens).min(burst);
         let interval = nanoseconds(rate.period) / u64::from(rate.count.get());

@@ -21,7 +21,7 @@ pub struct Counts {
     pub refused: u64,
     /// Requests of which nobody knows.
     pub unknown: u64,
-    /// Requests that it answered with 429 or 5xx.
+    /// Requests that it answered with 429 or 503.
     pub unavailable: u64,
 }
 

@@ -306,12 +306,10 @@ pub(super) fn fill_time(rate: &Rate) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::{num::NonZeroU32, sync::Arc};
-
-    use jiff::tz::TimeZone;
+    use std::num::NonZeroU32;
 
     use super::*;
-    use crate::limits::{SubjectLimits, calendar::Calendar};
+    use crate::limits::SubjectLimits;
 
     fn limits(daily: u64) -> Limits {
         let per_subject = SubjectLimits {
@@ -323,14 +321,8 @@ mod tests {
             daily: Some(daily),
         };
         Limits {
-            rate: None,
-            concurrency: None,
-            daily: None,
-            bytes_daily: None,
-            monthly: None,
             per_subject,
-            warn_at: 80,
-            calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
+            ..Limits::unlimited()
         }
     }
 

@@ -103,16 +103,7 @@ fn open(folder: &Path) -> (Quotas, Keeper) {
 }
 
 fn none() -> Limits {
-    Limits {
-        rate: None,
-        concurrency: None,
-        daily: None,
-        bytes_daily: None,
-        monthly: None,
-        per_subject: SubjectLimits::default(),
-        warn_at: 80,
-        calendar: Arc::new(Calendar::new(TimeZone::UTC, 1)),
-    }
+    Limits::unlimited()
 }
 
 fn limited(daily: u64) -> Limits {
