@@ -140,6 +140,8 @@ pub enum Purpose {
     Reference,
     /// What a revocation covers, as its entry's name.
     Revocation,
+    /// A tenant's customer, as the name of the status that is kept of it; also the tenant alone.
+    Status,
     /// A token's subject in an audit event.
     Subject,
     /// A tenant's day or month, as the name of its account of quotas.
@@ -154,6 +156,7 @@ impl Purpose {
             Self::Owner => b"owner",
             Self::Reference => b"reference",
             Self::Revocation => b"revocation",
+            Self::Status => b"status",
             Self::Subject => b"subject",
             Self::Usage => b"usage",
         }

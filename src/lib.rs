@@ -7,6 +7,7 @@
 //! Modules import in one direction only; `tests/layout.rs` has the order and checks it.
 
 pub mod address;
+pub mod caching;
 pub mod clock;
 pub mod endpoint;
 pub mod files;

@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "address",
     "tenant",
     "segments",
+    "caching",
     "endpoint",
     "route",
     "auth",
