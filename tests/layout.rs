@@ -39,6 +39,7 @@ const ORDER: &[&str] = &[
     "credential",
     "upstream",
     "error",
+    "status",
     "audit",
     "metrics",
     "trail",
