@@ -104,7 +104,7 @@ impl Setup {
             "[cache]\npass_ttl = \"{long}ms\"\nfail_ttl = \"{long}ms\"\npending_ttl = \"{short}ms\"\n\
              not_found_ttl = \"{short}ms\"\njitter = 0.1\nstale_if_error = \"{}ms\"\n\
              stale_while_revalidate = \"{}ms\"\nfull = {}\nshared = {}\nnode_lag = \"{NODE_LAG}ms\"\n\
-             [upstream]\ntimeout = \"{TIMEOUT}ms\"\n",
+             [upstream]\nconnect_timeout = \"{TIMEOUT}ms\"\ntimeout = \"{TIMEOUT}ms\"\n",
             self.stale_if_error,
             self.stale_while_revalidate,
             self.full,

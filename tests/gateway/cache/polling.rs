@@ -233,7 +233,7 @@ async fn an_outage_is_bridged_with_what_is_labelled_and_ends_with_what_is_fresh(
     let (before, after) = (ms(outage_ms / 6), ms(outage_ms / 3));
     let toml = format!(
         "[cache]\npass_ttl = \"{fresh_ms}ms\"\nstale_if_error = \"{stale_ms}ms\"\n\
-         [upstream]\ntimeout = \"{wait_ms}ms\"\n"
+         [upstream]\nconnect_timeout = \"{wait_ms}ms\"\ntimeout = \"{wait_ms}ms\"\n"
     );
     let world = gateway(&toml, false, &[]).await;
     create(&world, CUSTOMERS).await;
