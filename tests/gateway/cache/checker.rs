@@ -292,9 +292,16 @@ impl Fleet {
         let draw = |tenant| Plan::draw(dice, tenant, self.setup.gateways);
         let plans: Vec<Plan> = (0..TENANTS.len()).map(draw).collect();
         let played = plans.iter().map(|plan| async move {
+            let mut log = Vec::new();
+            if plan.tenant >= 2 {
+                log = self.first(round, plan.tenant).await;
+                if !log.last().is_some_and(Entry::is_success) {
+                    return log;
+                }
+            }
             let clients = plan.clients.iter();
             let logs = clients.map(|steps| self.client(round, plan.tenant, steps));
-            let mut log: Vec<Entry> = join_all(logs).await.into_iter().flatten().collect();
+            log.extend(join_all(logs).await.into_iter().flatten());
             log.sort_by_key(|entry| entry.sent);
             log
         });
@@ -318,6 +325,23 @@ impl Fleet {
             TENANTS[plan.tenant].0,
             log.join("\n")
         )
+    }
+
+    /// Creates the customer of a tenant with a ledger through a gateway: otherwise it is nobody's. As many
+    /// attempts as it takes; where it cannot be done, the customer is left alone.
+    async fn first(&self, round: u64, tenant: usize) -> Vec<Entry> {
+        let step = Step {
+            pause: 0,
+            act: Act::Submit(0),
+            gateway: 0,
+            spelling: 0,
+            patience: None,
+        };
+        let mut log = Vec::new();
+        while log.len() < 5 && !log.last().is_some_and(Entry::is_success) {
+            log.extend(self.client(round, tenant, &[step]).await);
+        }
+        log
     }
 
     async fn client(&self, round: u64, tenant: usize, steps: &[Step]) -> Vec<Entry> {
@@ -511,6 +535,12 @@ fn is_told(act: Act, tenant: usize, answer: &Answer) -> bool {
 }
 
 impl Entry {
+    fn is_success(&self) -> bool {
+        self.answer
+            .as_ref()
+            .is_some_and(|answer| answer.status == 200)
+    }
+
     fn reads<T>(&self, value: T, answer: &Answer) -> Read<T> {
         Read {
             value,
