@@ -33,6 +33,7 @@ use crate::{
     rotator::{AccountStanding, Rotator},
     segments::Segments,
     server::ConnectionStats,
+    status::StatusCache,
     store::{Standing, Store, redis::Redis},
     trail::Observers,
 };
@@ -62,6 +63,8 @@ pub struct Admin {
     pub register: Arc<Register>,
     /// Where the state is.
     pub store: Store,
+    /// What is kept of customers' statuses.
+    pub statuses: StatusCache,
     /// By whom the configuration is read again.
     pub reloads: Reloads,
     /// Whom revocations may name.
@@ -177,7 +180,10 @@ impl Admin {
             }
         }
         self.observers.metrics.quotas(&self.usage.quotas.active());
+        let (cache_entries, cache_bytes) = self.statuses.size();
         let page = self.observers.metrics.render(&Levels {
+            cache_entries,
+            cache_bytes,
             body_memory: self.budget.in_use(),
             body_memory_limit: self.budget.total(),
             connections: u64::try_from(self.connections.now_open()).unwrap_or(u64::MAX),

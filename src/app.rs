@@ -46,6 +46,7 @@ use crate::{
     reload::{Reloads, Request},
     rotator::{Plan, Rotator, Unread},
     server::{self, Cut},
+    status::StatusCache,
     store::{OpenError, Store, StoreError},
     tenant::{Country, Isolation, Tenant},
     trail::Observers,
@@ -152,6 +153,8 @@ impl App {
             pseudonyms: config.pseudonyms.clone(),
         });
         observers.metrics.configured(clock::now());
+        let timeout = config.upstream.timeout;
+        let statuses = StatusCache::new(&config.cache, config.pseudonyms.clone(), timeout);
         let rotator = Arc::new(Rotator::new(known, Arc::clone(&observers)));
         let accounts = rotator.plan(config.accounts.clone(), config.vault.clone());
         let mut accounts = accounts?;
@@ -161,6 +164,7 @@ impl App {
             store,
             ledger,
             quotas,
+            statuses,
             register,
             observers,
             reloads,
@@ -213,6 +217,9 @@ impl App {
         let observers = Arc::clone(&lasting.observers);
         let tell = move |tenant: &TenantId, crossed: &Crossed| warn(&observers, tenant, crossed);
         upkeep.spawn(self.keeper.run(tell));
+        let tidying = lasting.statuses.clone().keep_tidy();
+        let ending_too = ending.clone();
+        upkeep.spawn(async move { ending_too.run_until_cancelled(tidying).await });
         let listeners = Listeners::open(
             Arc::clone(&live),
             Arc::clone(&lasting),
@@ -326,7 +333,7 @@ fn grants(
     tenants: Vec<Tenant>,
     accounts: &Plan,
     rules: &Rules,
-    quotas: &Quotas,
+    lasting: &Lasting,
 ) -> HashMap<TenantId, Box<Grant>> {
     let of_country = |country| {
         Arc::new(Rules {
@@ -346,7 +353,8 @@ fn grants(
             rules: Arc::clone(rules),
             credentials: Arc::clone(pool),
             email_case: account.email_case,
-            quota: quotas.of(&tenant.id, &tenant.limits),
+            quota: lasting.quotas.of(&tenant.id, &tenant.limits),
+            statuses: lasting.statuses.of(&tenant.id, &tenant.account),
             tenant,
         };
         Some((grant.tenant.id.clone(), Box::new(grant)))

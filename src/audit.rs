@@ -160,6 +160,27 @@ pub enum Deed<'a> {
         /// Why.
         reason: &'static str,
     },
+    /// A customer's status was asked for anew before a client did.
+    StatusRefreshed {
+        /// The tenant in whose name.
+        tenant: &'a str,
+        /// The customer, as a pseudonym.
+        #[serde(
+            skip_serializing_if = "Option::is_none",
+            serialize_with = "as_text_option"
+        )]
+        customer: Option<Pseudonym>,
+        /// The credential it was sent with.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        credential: Option<&'a str>,
+        /// How often it was sent.
+        attempts: u8,
+        /// What the upstream answered.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        upstream_status: Option<u16>,
+        /// `ok`, or an error's code.
+        result: &'static str,
+    },
     /// A tenant has taken so much of a limit that somebody is told.
     QuotaWarning {
         /// The tenant.
@@ -217,6 +238,9 @@ pub struct Outcome<'a> {
     pub content: Option<&'a Content>,
     /// Whether it was sent upstream.
     pub decision: Decision,
+    /// What part the status cache had in the answer, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
     /// `ok`, an error's code, `client_gone`, or `shutting_down` where the process ended first.
     pub code: &'static str,
     /// Finer than the code, for the operator.
@@ -360,6 +384,7 @@ mod tests {
                 client: Client::Unknown,
                 content: Some(&content),
                 decision: Decision::Forward,
+                cache: None,
                 code: "ok",
                 reason: None,
                 credential: None,

@@ -13,7 +13,11 @@ use http::{
 use thiserror::Error;
 
 /// What `[cache]` says.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one key of the configuration"
+)]
 pub struct CacheSettings {
     /// Whether statuses are kept at all.
     pub enabled: bool,
@@ -25,9 +29,9 @@ pub struct CacheSettings {
     pub pending_ttl: Duration,
     /// The same of DCAMS's word that it knows no such customer.
     pub not_found_ttl: Duration,
-    /// The most by which each is fresh for less, in parts of a thousand, so that what was learnt together
-    /// is not asked for together.
-    pub jitter: u16,
+    /// The most by which each is fresh for less, in hundredths, so that what was learnt together is not
+    /// asked for together.
+    pub jitter: u8,
     /// How many are kept, and how many bytes they take, at most.
     pub max_entries: u64,
     /// See `max_entries`.
@@ -393,13 +397,13 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
         let values = values.iter().map(|value| HeaderValue::from_static(value));
         values.map(|value| (name.clone(), value)).collect()
     }
 
     fn wish(values: &[&'static str]) -> (Option<u64>, bool, bool) {
-        let wish = Wish::read(&headers(CACHE_CONTROL, values));
+        let wish = Wish::read(&headers(&CACHE_CONTROL, values));
         let age = wish.max_age.map(|age| age.as_secs());
         (age, wish.only_cached, wish.no_store)
     }
@@ -442,7 +446,7 @@ mod tests {
                 false,
             ),
         ] {
-            let held = Held::read(&headers(IF_NONE_MATCH, values));
+            let held = Held::read(&headers(&IF_NONE_MATCH, values));
             assert_eq!(held.has(tag), has, "{values:?}");
         }
     }

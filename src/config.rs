@@ -6,6 +6,7 @@
 
 mod accounts;
 mod bind;
+mod cache;
 mod cursor;
 mod destination;
 mod dpop;
@@ -56,6 +57,7 @@ use crate::{
         },
     },
     body::BodySettings,
+    caching::CacheSettings,
     credential::{Account, vault::VaultSettings},
     ident::{AccountId, IssuerId, PseudonymKey, TenantId},
     limits::Tariff,
@@ -114,6 +116,8 @@ pub struct Config {
     pub pseudonyms: PseudonymKey,
     /// Where the state is kept, and what it is sealed with.
     pub state: StateSettings,
+    /// What is kept of customers' statuses.
+    pub cache: CacheSettings,
     /// The key of the audit trail.
     pub audit_key: Zeroizing<[u8; 32]>,
     /// What works but is unwise, in the form of mistakes.
@@ -279,6 +283,7 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
         telemetry: sections.telemetry?,
         pseudonyms: PseudonymKey::derive(&state.key),
         state,
+        cache: sections.cache?,
         audit_key: sections.audit_key?,
         // Both are known when all of this was read.
         warnings: Vec::new(),
@@ -310,6 +315,7 @@ struct Fixed {
     rules: Option<Rules>,
     tariff: Option<Tariff>,
     state: Option<StateSettings>,
+    cache: Option<CacheSettings>,
     audit_key: Option<Zeroizing<[u8; 32]>>,
     reload: Option<ReloadSettings>,
     telemetry: Option<TelemetrySettings>,
@@ -331,7 +337,6 @@ impl Fixed {
 }
 
 fn fixed(mut root: Section<'_>) -> Fixed {
-    root.unavailable(&["cache"]);
     let server = listeners::server(root.section("server"));
     let listen = server.as_ref().map(|server| server.settings.listen);
     let admin = listeners::admin(root.section("admin"), listen);
@@ -341,6 +346,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let tariff = quota::tariff(root.section("quota"));
     let state = state::state(root.section("state"));
     let state_key = state.as_ref().map(|state| &*state.key);
+    let cache = cache::cache(root.section("cache"), state.as_ref());
     let audit_key = sections::audit(root.section("audit"), state_key);
     let reload = sections::reload(root.section("reload"));
     let telemetry = sections::telemetry(root.section("telemetry"));
@@ -356,6 +362,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         rules,
         tariff,
         state,
+        cache,
         audit_key,
         reload,
         telemetry,

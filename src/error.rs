@@ -12,6 +12,7 @@ use crate::{
     address::AddressError,
     auth::{AuthError, dpop::ProofError, permit::PermitError},
     body::BodyError,
+    caching::CacheError,
     credential::pool::LeaseError,
     customer::OwnershipError,
     limits::Policy,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// Why a request was not answered with a customer's data.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum GatewayError {
     /// The tenant may not be called from where the request came.
     Address(AddressError),
@@ -35,6 +36,8 @@ pub enum GatewayError {
     Authorize(PermitError),
     /// The body did not arrive.
     Body(BodyError),
+    /// The status cache stands in the way.
+    Cache(CacheError),
     /// The head could not be parsed; the status is what the HTTP library makes of it.
     Head(StatusCode),
     /// A defect of the gateway: its handler panicked.
@@ -70,7 +73,7 @@ macro_rules! from {
 }
 
 from! {
-    Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Lease(LeaseError),
+    Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Cache(CacheError), Lease(LeaseError),
     Own(OwnershipError), Payload(PayloadError), Quota(QuotaError),
     Refuse(Refusal), Route(RouteError), Send(SendError),
 }
@@ -96,6 +99,7 @@ impl GatewayError {
                 BodyError::Timeout | BodyError::TooSlow => ErrorCode::RequestTimeout,
                 BodyError::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             },
+            Self::Cache(CacheError::Absent) => ErrorCode::NotCached,
             Self::Head(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => ErrorCode::HeadersTooLarge,
             Self::Head(StatusCode::URI_TOO_LONG) => ErrorCode::UriTooLong,
             Self::Head(_) => ErrorCode::BadRequest,
@@ -117,7 +121,9 @@ impl GatewayError {
                 PayloadError::UnknownService => ErrorCode::UnknownService,
             },
             Self::Quota(QuotaError::Denied(Denied { policy, .. })) => of_policy(*policy),
-            Self::Quota(QuotaError::Unavailable) => ErrorCode::StateUnavailable,
+            Self::Cache(CacheError::Untold) | Self::Quota(QuotaError::Unavailable) => {
+                ErrorCode::StateUnavailable
+            }
             Self::Refuse(refusal) => match refusal {
                 Refusal::CredentialsRejected => ErrorCode::UpstreamCredentialsRejected,
                 Refusal::Echo | Refusal::Malformed(_) => ErrorCode::UpstreamMalformed,
@@ -149,7 +155,9 @@ impl GatewayError {
             Self::Send(error) => error.reason(),
             Self::Body(BodyError::TooSlow) => "body_too_slow",
             Self::Body(BodyError::Broken) => "body_cut_off",
+            Self::Cache(CacheError::Untold) => "write_untold",
             Self::Body(_)
+            | Self::Cache(CacheError::Absent)
             | Self::Head(_)
             | Self::Internal
             | Self::OverService(_)
@@ -263,6 +271,7 @@ codes! {
     MalformedJson = 400 "malformed_json" Caller "The body is not one JSON document",
     MethodNotAllowed = 405 "method_not_allowed" Caller "The method is not served here",
     MissingToken = 401 "missing_token" Caller "A bearer token is required",
+    NotCached = 504 "not_cached" Caller "Nothing is kept that answers this",
     NotFound = 404 "not_found" Caller "Nothing is served at this path",
     Overloaded = 503 "overloaded" Gateway "The gateway is at its limit",
     PayloadTooLarge = 413 "payload_too_large" Caller "The body is too large",

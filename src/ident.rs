@@ -130,6 +130,8 @@ impl fmt::Debug for RequestId {
 /// those who read one record cannot follow it into another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// An answer, as its entity tag.
+    Answer,
     /// A credential's value, as the name of what is known of it.
     Credential,
     /// A customer's email in an audit event.
@@ -151,6 +153,7 @@ pub enum Purpose {
 impl Purpose {
     fn label(self) -> &'static [u8] {
         match self {
+            Self::Answer => b"answer",
             Self::Credential => b"credential",
             Self::Customer => b"customer",
             Self::Owner => b"owner",

@@ -37,6 +37,7 @@ pub mod error;
 pub mod metrics;
 pub mod reply;
 pub mod rotator;
+pub mod status;
 pub mod trail;
 
 pub mod pipeline;

@@ -52,6 +52,8 @@ pub struct Metrics {
     quota_limit: Family<PolicyLabels, Gauge>,
     quota_left: Family<PolicyLabels, Gauge>,
     quota_granted: Family<PolicyLabels, Gauge>,
+    cache_requests: Family<CacheLabels, Counter>,
+    cache_refreshes: Family<CacheLabels, Counter>,
     config_reloads: Family<ReloadLabels, Counter>,
     config_last_reload_success: Gauge,
     config_last_success: Gauge,
@@ -119,6 +121,10 @@ pub struct Levels {
     pub connections_distrusted: u64,
     /// Connections closed because they did not begin with a PROXY header, since the start.
     pub connections_unannounced: u64,
+    /// Statuses that are kept, about.
+    pub cache_entries: u64,
+    /// Bytes that they take, about.
+    pub cache_bytes: u64,
     /// Whether the state store can be asked, 1 or 0.
     pub state_store_up: u64,
     /// Questions to Redis, since the start.
@@ -199,6 +205,21 @@ impl PolicyLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    tenant: TenantLabel,
+    result: &'static str,
+}
+
+impl CacheLabels {
+    fn new(tenant: &TenantId, result: &'static str) -> Self {
+        Self {
+            tenant: TenantLabel(Some(tenant.clone())),
+            result,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -245,6 +266,8 @@ impl Metrics {
             quota_limit: Family::default(),
             quota_left: Family::default(),
             quota_granted: Family::default(),
+            cache_requests: Family::default(),
+            cache_refreshes: Family::default(),
             config_reloads: Family::default(),
             config_last_reload_success: Gauge::default(),
             config_last_success: Gauge::default(),
@@ -301,6 +324,32 @@ impl Metrics {
         self.register_issuers(registry);
         self.register_credentials(registry);
         self.register_quotas(registry);
+        self.register_cache(registry);
+    }
+
+    fn register_cache(&self, registry: &mut Registry) {
+        registry.register(
+            "cache_requests",
+            "Requests for a status, by what part the cache had in the answer",
+            self.cache_requests.clone(),
+        );
+        registry.register(
+            "cache_refreshes",
+            "Statuses that were asked for anew before a client did, by how that ended",
+            self.cache_refreshes.clone(),
+        );
+    }
+
+    /// Counts a request for a status.
+    pub fn status_told(&self, tenant: &TenantId, result: &'static str) {
+        let labels = CacheLabels::new(tenant, result);
+        self.cache_requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts a status that was asked for anew.
+    pub fn status_refreshed(&self, tenant: &TenantId, result: &'static str) {
+        let labels = CacheLabels::new(tenant, result);
+        self.cache_refreshes.get_or_create(&labels).inc();
     }
 
     fn register_credentials(&self, registry: &mut Registry) {
@@ -626,62 +675,73 @@ impl Default for Metrics {
 }
 
 /// Registers what is copied when a scrape comes.
+/// A name, what it says, and where it is read.
+type Read = (&'static str, &'static str, fn(&Levels) -> u64);
+
+/// What is as it is at the moment.
+const GAUGES: [Read; 6] = [
+    ("body_memory_bytes", "Bytes of bodies held now", |now| {
+        now.body_memory
+    }),
+    (
+        "body_memory_limit_bytes",
+        "Bytes of bodies that may be held",
+        |now| now.body_memory_limit,
+    ),
+    (
+        "connections",
+        "Open connections of the public listener",
+        |now| now.connections,
+    ),
+    ("cache_entries", "Statuses that are kept, about", |now| {
+        now.cache_entries
+    }),
+    ("cache_bytes", "Bytes that they take, about", |now| {
+        now.cache_bytes
+    }),
+    (
+        "state_store_up",
+        "1 while the state store can be asked, 0 while Redis is away or has lost its data",
+        |now| now.state_store_up,
+    ),
+];
+
+/// What is counted since the start.
+const COUNTERS: [Read; 4] = [
+    (
+        "connections_refused",
+        "Connections closed at once: too many were open",
+        |now| now.connections_refused,
+    ),
+    (
+        "connections_distrusted",
+        "Connections closed at once: they came from no trusted proxy",
+        |now| now.connections_distrusted,
+    ),
+    (
+        "connections_unannounced",
+        "Connections closed: they did not begin with a good PROXY header",
+        |now| now.connections_unannounced,
+    ),
+    ("state_store_round_trips", "Questions to Redis", |now| {
+        now.state_store_round_trips
+    }),
+];
+
 fn levels(registry: &mut Registry) -> Vec<Level> {
-    let mut gauge = |name, help, read| {
+    let gauges = GAUGES.map(|(name, help, read)| {
         let gauge = Gauge::default();
         registry.register(name, help, gauge.clone());
         let metric = LevelMetric::Gauge(gauge);
         Level { metric, read }
-    };
-    let mut levels = vec![
-        gauge(
-            "body_memory_bytes",
-            "Bytes of bodies held now",
-            |now: &Levels| now.body_memory,
-        ),
-        gauge(
-            "body_memory_limit_bytes",
-            "Bytes of bodies that may be held",
-            |now| now.body_memory_limit,
-        ),
-        gauge(
-            "connections",
-            "Open connections of the public listener",
-            |now| now.connections,
-        ),
-        gauge(
-            "state_store_up",
-            "1 while the state store can be asked, 0 while Redis is away or has lost its data",
-            |now| now.state_store_up,
-        ),
-    ];
-    let mut counter = |name, help, read| {
+    });
+    let counters = COUNTERS.map(|(name, help, read)| {
         let counter = Counter::default();
         registry.register(name, help, counter.clone());
         let metric = LevelMetric::Counter(counter);
         Level { metric, read }
-    };
-    levels.push(counter(
-        "connections_refused",
-        "Connections closed at once: too many were open",
-        |now: &Levels| now.connections_refused,
-    ));
-    levels.push(counter(
-        "connections_distrusted",
-        "Connections closed at once: they came from no trusted proxy",
-        |now| now.connections_distrusted,
-    ));
-    levels.push(counter(
-        "connections_unannounced",
-        "Connections closed: they did not begin with a good PROXY header",
-        |now| now.connections_unannounced,
-    ));
-    levels.push(counter(
-        "state_store_round_trips",
-        "Questions to Redis",
-        |now| now.state_store_round_trips,
-    ));
-    levels
+    });
+    gauges.into_iter().chain(counters).collect()
 }
 
 /// Makes the histograms of times: from 50 µs, what a small request takes here, to the half minute

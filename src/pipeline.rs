@@ -7,6 +7,7 @@
 //! Each step takes what the step before it returned, so none can be left out or moved.
 
 mod ownership;
+mod status;
 
 use std::{
     collections::HashMap,
@@ -29,11 +30,12 @@ use crate::{
         permit::{Permit, authorize},
     },
     body::{self, BodySettings, BudgetPermit, ByteBudget, RawBody, Size},
+    caching::{CacheSettings, CacheStatus, Wish},
     clock,
     credential::pool::Pool,
     customer::{CustomerKey, EmailCase, Ledger, OwnershipError},
     error::{ErrorCode, GatewayError},
-    ident::TenantId,
+    ident::{CredentialId, RequestId, TenantId},
     limits::{Limits, Tariff},
     operation::Operation,
     payload::{
@@ -42,11 +44,13 @@ use crate::{
     },
     quota::{Admission, Ending, Outcome, Standing, TenantQuota},
     reply,
-    route::{RouteSettings, Target, route},
+    route::{Declared, RouteSettings, Target, route},
     segments::Segments,
+    status::{StatusCache, TenantStatuses},
     tenant::{Disclosure, Isolation, Tenant, Unowned},
     trail::{Observers, Trail},
     upstream::{
+        UpstreamReply,
         answer::Answer,
         client::UpstreamClient,
         seal::{SealedRequest, seal, seal_question},
@@ -54,7 +58,10 @@ use crate::{
     },
 };
 
-use self::ownership::Ownership;
+use self::{
+    ownership::Ownership,
+    status::{Grip, Subject},
+};
 
 /// One running gateway: a handle for each step, and nothing that a request could change.
 pub struct Gateway {
@@ -70,6 +77,10 @@ pub struct Gateway {
     pub tariff: Tariff,
     /// Which tenant owns which customer.
     pub ledger: Ledger,
+    /// What is kept of customers' statuses, and for how long it is told.
+    pub statuses: StatusCache,
+    /// See `statuses`.
+    pub caching: CacheSettings,
     /// How bodies are read.
     pub body: BodySettings,
     /// How much of them may be held at once.
@@ -94,6 +105,8 @@ pub struct Grant {
     pub email_case: EmailCase,
     /// What it may use, and has used.
     pub quota: TenantQuota,
+    /// What is kept of its customers' statuses.
+    pub statuses: TenantStatuses,
 }
 
 impl Grant {
@@ -107,6 +120,15 @@ impl Grant {
             Isolation::None => submission,
         }
     }
+
+    /// What a client's wishes count for.
+    const fn heed(&self, wish: Wish) -> Wish {
+        if self.tenant.caching.no_cache {
+            wish
+        } else {
+            wish.without_freshness()
+        }
+    }
 }
 
 /// Everything that the second half needs, and nothing of the connection.
@@ -115,6 +137,8 @@ struct Job {
     permit: Permit,
     disclosure: Disclosure,
     credentials: Arc<Pool>,
+    /// Whom it is about, and what its client wants of the cache.
+    subject: Subject,
     /// What is to be known of the customer first; nothing where the tenant has its account alone.
     ownership: Option<Ownership>,
     /// The body's share of the byte budget, held until the upstream has answered.
@@ -144,6 +168,45 @@ enum Prepared {
 struct Journey {
     trail: Trail,
     admission: Admission,
+    /// The last answer's.
+    upstream_status: Option<StatusCode>,
+    /// What part the status cache had, where it was asked.
+    cached: Option<CacheStatus>,
+    /// What went wrong, where something older was told.
+    rescued: Option<GatewayError>,
+    /// Whether what was told is to be asked for anew.
+    refresh: bool,
+}
+
+/// Who has to know of a call upstream.
+trait Witness {
+    fn id(&self) -> RequestId;
+    fn sending(&mut self, credential: &CredentialId, operation: Operation);
+    /// It is over; with a status if it was answered. `arrived`: a byte of it may have.
+    fn replied(&mut self, operation: Operation, status: Option<StatusCode>, arrived: bool);
+    fn understood(&mut self, answer: &Answer);
+}
+
+impl Witness for Journey {
+    fn id(&self) -> RequestId {
+        self.trail.id()
+    }
+
+    fn sending(&mut self, credential: &CredentialId, operation: Operation) {
+        self.trail.sending(credential);
+        self.admission.sending(operation);
+    }
+
+    fn replied(&mut self, _operation: Operation, status: Option<StatusCode>, arrived: bool) {
+        self.admission.replied(arrived);
+        self.trail.replied(status.map(|status| status.as_u16()));
+        self.upstream_status = status;
+    }
+
+    fn understood(&mut self, answer: &Answer) {
+        self.trail
+            .understood(answer.customer_status(), answer.dropped());
+    }
 }
 
 /// Whose limits an answer names.
@@ -174,7 +237,14 @@ impl Gateway {
             .await;
         let error = match prepared {
             Ok(Ok(Prepared::Send(job, admission))) => {
-                let journey = Journey { trail, admission };
+                let journey = Journey {
+                    trail,
+                    admission,
+                    upstream_status: None,
+                    cached: None,
+                    rescued: None,
+                    refresh: false,
+                };
                 let settled = Unstoppable::new(Arc::clone(&self).settle(job, journey), &self.tasks);
                 let settled = AssertUnwindSafe(settled).catch_unwind().await;
                 // A panic was recorded by the trail that it unwound through.
@@ -260,7 +330,7 @@ impl Gateway {
         let subject = caller.subject();
         let mut admission = quota.admit(subject, limits, self.tariff).await?;
         let declared = routed.declare()?;
-        trail.named_by_client(declared.client_request_id);
+        trail.named_by_client(declared.client_request_id.clone());
         // The scopes bound the body before a byte of it is read: who may not create customers has
         // nothing large to say.
         let creates = caller
@@ -281,7 +351,7 @@ impl Gateway {
         trail.received(raw.len());
         let lifted = lifter.finish(raw.frames()).map_err(PayloadError::from)?;
         let bytes = raw.len();
-        let job = self.accept(raw, &lifted, &caller, grant, trail)?;
+        let job = self.accept(raw, &lifted, declared, &caller, grant, trail)?;
         // Only what could be sent is paid for.
         admission.charge(&job.permit, bytes).await?;
         Ok(Prepared::Send(job, admission))
@@ -304,6 +374,7 @@ impl Gateway {
         &self,
         raw: RawBody,
         lifted: &Lifted,
+        declared: Declared,
         caller: &Caller,
         grant: &Grant,
         trail: &mut Trail,
@@ -322,6 +393,12 @@ impl Gateway {
         Ok(Job {
             sealed,
             ownership: self.ownership(&submission, permit, grant),
+            subject: Subject {
+                customer: grant.statuses.customer(submission.email()),
+                wish: grant.heed(declared.wish),
+                held: declared.held,
+                caching: grant.tenant.caching,
+            },
             permit,
             disclosure: grant.tenant.response,
             credentials: Arc::clone(&grant.credentials),
@@ -353,38 +430,49 @@ impl Gateway {
     /// From the first byte upstream to the response. Runs to its end whatever the client does.
     async fn settle(self: Arc<Self>, job: Job, mut journey: Journey) -> Response<Segments> {
         let asked = self.ask(&job, &mut journey).await;
-        let Journey { trail, admission } = journey;
-        let outcome = outcome_of(&asked, &admission);
+        let id = journey.trail.id();
+        let (response, error) = match asked {
+            Ok(body) if journey.has_changed(&job.subject) => (reply::answer(body, id), None),
+            Ok(_) => (reply::not_modified(id), None),
+            Err(error) => (reply::problem(&error, id), Some(error)),
+        };
+        let response = match &journey.cached {
+            Some(cached) => reply::with_cache(response, cached),
+            None => response,
+        };
+        if journey.refresh {
+            Arc::clone(&self).refresh(job, &journey);
+        }
+        let Journey {
+            mut trail,
+            admission,
+            cached,
+            rescued,
+            ..
+        } = journey;
+        let outcome = outcome_of(error.as_ref().or(rescued.as_ref()), &admission);
         admission.settle(outcome);
-        match asked {
-            Ok(body) => {
-                let response = reply::answer(body, trail.id());
-                trail.succeed(&response);
-                response
-            }
-            Err(error) => {
-                let response = reply::problem(&error, trail.id());
+        if let Some(cached) = &cached {
+            trail.cached(cached);
+        }
+        match error {
+            None => trail.succeed(&response),
+            Some(error) => {
                 alert(&error, &trail);
                 trail.fail(&error, &response);
-                response
             }
         }
+        response
     }
 
     async fn ask(&self, job: &Job, journey: &mut Journey) -> Result<Segments, GatewayError> {
+        if job.operation() == Operation::GetStatus {
+            journey.cached = Some(status::unknown());
+        }
         match &job.ownership {
             Some(own) => self.ask_as_owner(own, job, journey).await,
-            None => self.forward(job, journey).await,
+            None => self.forward(job, journey, Grip::Firm).await,
         }
-    }
-
-    async fn forward(&self, job: &Job, journey: &mut Journey) -> Result<Segments, GatewayError> {
-        let answer = self
-            .exchange(&job.sealed, job.operation(), job, journey)
-            .await?;
-        let trail = &mut journey.trail;
-        trail.understood(answer.customer_status(), answer.dropped());
-        Ok(answer.render())
     }
 
     /// One request upstream and what its answer means. A refused credential did nothing there, so the
@@ -394,11 +482,11 @@ impl Gateway {
         sealed: &SealedRequest,
         operation: Operation,
         job: &Job,
-        journey: &mut Journey,
+        witness: &mut impl Witness,
     ) -> Result<Answer, GatewayError> {
-        let answer = self.attempt(sealed, operation, job, journey).await;
+        let answer = self.attempt(sealed, operation, job, witness).await;
         if let Err(GatewayError::Refuse(Refusal::CredentialsRejected)) = answer {
-            return self.attempt(sealed, operation, job, journey).await;
+            return self.attempt(sealed, operation, job, witness).await;
         }
         answer
     }
@@ -408,20 +496,19 @@ impl Gateway {
         sealed: &SealedRequest,
         operation: Operation,
         job: &Job,
-        journey: &mut Journey,
+        witness: &mut impl Witness,
     ) -> Result<Answer, GatewayError> {
         let lease = job.credentials.lease(self.upstream.timeout()).await?;
-        let Journey { trail, admission } = journey;
-        trail.sending(lease.id());
-        admission.sending(operation);
+        witness.sending(lease.id(), operation);
         let sent = self.upstream.send(sealed, lease.credential()).await;
-        admission.replied(sent.as_ref().map_or_else(|error| error.sent(), |_| true));
-        trail.replied(sent.as_ref().ok().map(|reply| reply.status().as_u16()));
+        let arrived = sent.as_ref().map_or_else(|error| error.sent(), |_| true);
+        let status = sent.as_ref().ok().map(UpstreamReply::status);
+        witness.replied(operation, status, arrived);
         let echo = lease.credential().echo();
         let answer = interpret(&sent?, operation, job.disclosure, echo);
         if let Err(Refusal::Echo) = answer {
             tracing::error!(
-                request.id = %trail.id(), credential.id = %lease.id(),
+                request.id = %witness.id(), credential.id = %lease.id(),
                 "DCAMS repeated the credential in an answer, which was not relayed: rotate it"
             );
         }
@@ -470,10 +557,14 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
 }
 
 /// What came of a request, for its charge.
-fn outcome_of(asked: &Result<Segments, GatewayError>, admission: &Admission) -> Outcome {
-    let ending = match asked {
-        Ok(_) => Ending::Succeeded,
-        Err(GatewayError::Refuse(refusal)) => match refusal {
+fn outcome_of(error: Option<&GatewayError>, admission: &Admission) -> Outcome {
+    // What another request asked for, or was known, is free.
+    if !admission.was_sent() {
+        return Outcome::Undone;
+    }
+    let ending = match error {
+        None => Ending::Succeeded,
+        Some(GatewayError::Refuse(refusal)) => match refusal {
             // A login that was refused did nothing.
             Refusal::CredentialsRejected => return Outcome::Undone,
             Refusal::NotFound { .. } | Refusal::Refused { .. } => Ending::Refused,
@@ -483,12 +574,31 @@ fn outcome_of(asked: &Result<Segments, GatewayError>, admission: &Admission) -> 
             } => Ending::Unavailable,
             Refusal::Echo | Refusal::Malformed(_) | Refusal::Unavailable { .. } => Ending::Unknown,
         },
-        Err(GatewayError::Send(error)) if error.sent() => Ending::Unknown,
+        Some(GatewayError::Send(error)) if error.sent() => Ending::Unknown,
         // A question of our own was answered, and that was the end of it.
-        Err(GatewayError::Own(_)) if admission.was_sent() => Ending::Refused,
-        Err(_) => return Outcome::Undone,
+        Some(GatewayError::Own(_)) => Ending::Refused,
+        Some(_) => return Outcome::Undone,
     };
     Outcome::Sent(ending)
+}
+
+/// Whether it is certain that DCAMS did nothing. Everything else it may have done: an answer that did not
+/// come, or that says nothing which the vendor documents.
+const fn did_nothing(error: &GatewayError) -> bool {
+    if let GatewayError::Send(error) = error {
+        return !error.sent();
+    }
+    // Not sent for want of a credential or because others could not be told, or refused with one before.
+    if let GatewayError::Lease(_) | GatewayError::Cache(_) = error {
+        return true;
+    }
+    let GatewayError::Refuse(refusal) = error else {
+        return false;
+    };
+    match refusal {
+        Refusal::CredentialsRejected | Refusal::NotFound { .. } | Refusal::Refused { .. } => true,
+        Refusal::Echo | Refusal::Malformed(_) | Refusal::Unavailable { .. } => false,
+    }
 }
 
 /// Tells a person what only a person can mend.

@@ -281,6 +281,13 @@ impl TenantQuota {
         }
     }
 
+    /// Counts a request to DCAMS that no request of the tenant's asked for; it costs nothing.
+    pub fn called(&self, operation: Operation) {
+        if self.book.called(operation, &self.quotas.now()) {
+            self.quotas.call(&self.book);
+        }
+    }
+
     /// How the limits stand, for a caller with this subject.
     pub fn standings(&self, subject: Option<&str>, limits: &Limits) -> Vec<Standing> {
         let (now, shared) = (self.quotas.now(), self.quotas.shared.as_ref());
@@ -402,6 +409,11 @@ impl Admission {
         self.operation = Some(permit.operation());
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// The tenant's quotas.
+    pub const fn of_tenant(&self) -> &TenantQuota {
+        &self.quota
     }
 
     /// Whether anything was sent for it.

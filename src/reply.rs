@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ use crate::{
         permit::PermitError,
     },
     body::BodyError,
+    caching::{CACHE_STATUS, CacheStatus, DCAMS_STALE},
     clock,
     customer::OwnershipError,
     error::{ErrorCode, GatewayError},
@@ -39,6 +40,33 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 /// A success: the upstream's documented fields as JSON.
 pub fn answer(body: Segments, id: RequestId) -> Response<Segments> {
     respond(StatusCode::OK, "application/json", body, id)
+}
+
+/// The body that a client has already, by its tag (RFC 9110, 15.4.5).
+pub fn not_modified(id: RequestId) -> Response<Segments> {
+    let kind = "application/json";
+    let mut response = respond(StatusCode::NOT_MODIFIED, kind, Segments::default(), id);
+    response.headers_mut().remove(CONTENT_TYPE);
+    response
+}
+
+/// A response that says what part the cache had in it (RFC 9211), how old it is, and its tag.
+pub fn with_cache(mut response: Response<Segments>, cached: &CacheStatus) -> Response<Segments> {
+    let success = matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED);
+    let headers = response.headers_mut();
+    headers.insert(AGE, HeaderValue::from(cached.age.as_secs()));
+    if let Ok(status) = HeaderValue::try_from(cached.to_string()) {
+        headers.insert(CACHE_STATUS, status);
+    }
+    if cached.is_stale() {
+        headers.insert(DCAMS_STALE, HeaderValue::from_static("true"));
+    }
+    if let Some(tag) = cached.tag.filter(|_| success)
+        && let Ok(tag) = HeaderValue::try_from(tag.to_string())
+    {
+        headers.insert(ETAG, tag);
+    }
+    response
 }
 
 /// A problem document for an error (RFC 9457), which a DCAMS client can read as an error too.
@@ -257,6 +285,7 @@ fn detail(error: &GatewayError) -> String {
             "send no query string: none has a meaning here".to_owned()
         }
         GatewayError::Address(_)
+        | GatewayError::Cache(_)
         | GatewayError::Authenticate(_)
         | GatewayError::Authorize(_)
         | GatewayError::Body(_)
@@ -273,6 +302,7 @@ fn detail(error: &GatewayError) -> String {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one line a code")]
 fn advice(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::AddressNotAllowed => {
@@ -302,6 +332,7 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::MalformedJson => "send one JSON document in UTF-8",
         ErrorCode::MethodNotAllowed => "send a POST",
         ErrorCode::MissingToken => "send Authorization: Bearer with a token",
+        ErrorCode::NotCached => "send it without only-if-cached",
         ErrorCode::NotFound | ErrorCode::UriTooLong => "send requests to /v3/stable/api/storage",
         ErrorCode::PayloadTooLarge => "send a smaller body",
         ErrorCode::Overloaded

@@ -3,7 +3,7 @@
 //!
 //! Invariant: [`route`] decides on the head alone, before the token; [`Routed::declare`] looks at what
 //! the head says about the body, after it, so that whoever has no valid token learns nothing else.
-//! Nothing of the head but the client's own request id leaves this file.
+//! Nothing of the head but the client's own request id, and what it says of caching, leaves this file.
 
 use http::{
     HeaderMap, HeaderName, Method, Version,
@@ -14,6 +14,8 @@ use http::{
     request::Parts,
     uri::Authority,
 };
+
+use crate::caching::{Held, Wish};
 
 /// The path of DCAMS's storage API, compared byte for byte.
 pub const STORAGE_PATH: &str = "/v3/stable/api/storage";
@@ -111,6 +113,10 @@ pub struct Declared {
     pub expects_continue: bool,
     /// The client's own `X-Request-Id`, where it is fit to be recorded.
     pub client_request_id: Option<String>,
+    /// What it wants of the status cache.
+    pub wish: Wish,
+    /// The answers that it has.
+    pub held: Held,
 }
 
 /// Decides on path, method and message framing.
@@ -158,6 +164,8 @@ impl Routed<'_> {
             content_length,
             expects_continue: expects_continue(headers)?,
             client_request_id: client_request_id(headers),
+            wish: Wish::read(headers),
+            held: Held::read(headers),
         })
     }
 }

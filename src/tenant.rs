@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     address::AddressRules,
+    caching::TenantCaching,
     ident::{AccountId, TenantId},
     limits::Limits,
     operation::Operations,
@@ -28,6 +29,8 @@ pub struct Tenant {
     pub country: Country,
     /// What keeps its customers apart from those of other tenants on its account.
     pub isolation: Isolation,
+    /// What is kept of its customers' statuses, and told of it.
+    pub caching: TenantCaching,
     /// How much it may use. Tenants with equal limits share them.
     pub limits: Arc<Limits>,
 }

@@ -19,14 +19,16 @@ use crate::{
     address::Client,
     audit::{Act, AuditTrail, Content, Decision, Deed, ImageNote, Outcome, Phase},
     auth::Caller,
+    caching::CacheStatus,
     clock,
     customer::EmailCase,
     error::{Blame, GatewayError},
-    ident::{CredentialId, PseudonymKey, Purpose, RequestId},
+    ident::{CredentialId, Pseudonym, PseudonymKey, Purpose, RequestId, TenantId},
     metrics::{Finished, Metrics},
     payload::Submission,
     quota::QuotaError,
     segments::Segments,
+    status::Known,
     upstream::verdict::CustomerStatus,
 };
 
@@ -80,6 +82,10 @@ pub struct Trail {
     caller: Option<Arc<Caller>>,
     content: Option<Content>,
     sent: Option<Sent>,
+    cached: Option<CacheStatus>,
+    customer_status: Option<CustomerStatus>,
+    /// Why DCAMS could not be asked, where an older answer did.
+    rescued: Option<&'static str>,
     bytes_in: u64,
     ended: bool,
 }
@@ -93,7 +99,6 @@ struct Sent {
     attempts: u8,
     before: Duration,
     status: Option<u16>,
-    customer_status: Option<&'static str>,
 }
 
 impl Sent {
@@ -126,6 +131,9 @@ impl Trail {
             caller: None,
             content: None,
             sent: None,
+            cached: None,
+            customer_status: None,
+            rescued: None,
             bytes_in: 0,
             ended: false,
         }
@@ -198,7 +206,6 @@ impl Trail {
             attempts: attempts.saturating_add(1),
             before,
             status: None,
-            customer_status: None,
         });
     }
 
@@ -213,9 +220,39 @@ impl Trail {
     /// Notes what the upstream's answer says of the customer.
     pub fn understood(&mut self, customer_status: CustomerStatus, dropped_fields: usize) {
         self.observers.metrics.dropped_fields(dropped_fields);
-        if let Some(sent) = &mut self.sent {
-            sent.customer_status = Some(customer_status.as_str());
+        self.customer_status = Some(customer_status);
+    }
+
+    /// Notes what is answered of a customer's status without this request having asked for it.
+    pub fn recalled(&mut self, known: Known) {
+        if let Known::Found(status) = known {
+            self.customer_status = Some(status);
         }
+    }
+
+    /// Notes what part the status cache had.
+    pub fn cached(&mut self, cached: &CacheStatus) {
+        self.cached = Some(*cached);
+    }
+
+    /// Notes that DCAMS could not be asked, and an older answer has to do.
+    pub fn rescued(&mut self, error: &GatewayError) {
+        self.rescued = Some(error.reason());
+    }
+
+    /// The record of a question about the same customer that no client waits for.
+    pub fn errand(&self) -> Option<Errand> {
+        let caller = self.caller.as_ref()?;
+        Some(Errand {
+            observers: Arc::clone(&self.observers),
+            id: self.id,
+            tenant: caller.tenant().clone(),
+            customer: self.content.as_ref().map(|content| content.customer),
+            credential: None,
+            attempts: 0,
+            upstream_status: None,
+            ended: false,
+        })
     }
 
     /// Ends the record: the customer's data was answered.
@@ -263,6 +300,10 @@ impl Trail {
             bytes_in: self.bytes_in,
             bytes_out: end.bytes_out,
         });
+        if let (Some(caller), Some(cached)) = (&self.caller, &self.cached) {
+            let metrics = &self.observers.metrics;
+            metrics.status_told(caller.tenant(), cached.word());
+        }
         self.observers.contain(|| self.log(end, gateway, upstream));
         self.observers.contain(|| self.audit(end, total));
     }
@@ -270,7 +311,7 @@ impl Trail {
     fn log(&self, end: &End<'_>, gateway: Duration, upstream: Option<Duration>) {
         let tenant = self.caller.as_ref().map(|caller| caller.tenant().as_str());
         let upstream_status = self.sent.as_ref().and_then(|sent| sent.status);
-        let reason = end.error.map(GatewayError::reason);
+        let reason = end.error.map(GatewayError::reason).or(self.rescued);
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(
@@ -281,6 +322,7 @@ impl Trail {
                     service = self.content.as_ref().map(|content| content.service),
                     status = end.http_status,
                     code = end.code,
+                    cache = self.cached.as_ref().map(CacheStatus::word),
                     reason = reason.filter(|reason| *reason != end.code),
                     upstream.status = upstream_status,
                     bytes_in = self.bytes_in,
@@ -320,18 +362,21 @@ impl Trail {
             decision: match (sent, end.error) {
                 (Some(_), _) => Decision::Forward,
                 (None, None) if end.http_status.is_some() => Decision::Answer,
+                (None, _) if self.cached.is_some_and(|cached| cached.is_kept()) => Decision::Answer,
                 (None, _) => Decision::Refuse,
             },
+            cache: self.cached.as_ref().map(CacheStatus::word),
             code: end.code,
             reason: end
                 .error
                 .map(GatewayError::reason)
+                .or(self.rescued)
                 .filter(|reason| *reason != end.code),
             credential: sent.map(|sent| sent.credential.as_str()),
             attempts: sent.map_or(0, |sent| sent.attempts),
             http_status: end.http_status,
             upstream_status: sent.and_then(|sent| sent.status),
-            customer_status: sent.and_then(|sent| sent.customer_status),
+            customer_status: self.customer_status.map(CustomerStatus::as_str),
             bytes_in: self.bytes_in,
             bytes_out: end.bytes_out,
             ms: milliseconds(total),
@@ -370,6 +415,67 @@ impl Drop for Trail {
             http_status,
             bytes_out: 0,
         });
+    }
+}
+
+/// The record of a customer's status that is asked for anew, on a request's account but behind its back.
+/// Written once, also where its future is dropped.
+pub struct Errand {
+    observers: Arc<Observers>,
+    /// The request's that caused it.
+    id: RequestId,
+    tenant: TenantId,
+    customer: Option<Pseudonym>,
+    credential: Option<CredentialId>,
+    attempts: u8,
+    upstream_status: Option<u16>,
+    ended: bool,
+}
+
+impl Errand {
+    /// The id of the request that caused it.
+    pub const fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Notes that it goes upstream now.
+    pub fn sending(&mut self, credential: &CredentialId) {
+        self.credential = Some(credential.clone());
+        self.attempts = self.attempts.saturating_add(1);
+        self.upstream_status = None;
+    }
+
+    /// Notes that the call is over, and with which status if it was answered.
+    pub fn replied(&mut self, status: Option<u16>) {
+        self.upstream_status = status;
+    }
+
+    /// Ends the record.
+    pub fn end(mut self, error: Option<&GatewayError>) {
+        self.record(error.map_or("ok", |error| error.code().as_str()));
+    }
+
+    fn record(&mut self, result: &'static str) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.observers
+            .metrics
+            .status_refreshed(&self.tenant, result);
+        self.observers.record(Deed::StatusRefreshed {
+            tenant: self.tenant.as_str(),
+            customer: self.customer,
+            credential: self.credential.as_ref().map(CredentialId::as_str),
+            attempts: self.attempts,
+            upstream_status: self.upstream_status,
+            result,
+        });
+    }
+}
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        self.record("shutting_down");
     }
 }
 

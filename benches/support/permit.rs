@@ -13,6 +13,7 @@ use dcams_gateway::{
         permit::{Permit, authorize},
         revocation::RevocationList,
     },
+    caching::TenantCaching,
     ident::{AccountId, IssuerId, TenantId},
     limits::Limits,
     operation::{Operation, Operations},
@@ -84,6 +85,7 @@ fn tenant(id: TenantId) -> Tenant {
         addresses: AddressRules::default(),
         country: Country::Us,
         isolation: Isolation::None,
+        caching: TenantCaching::default(),
         limits: Arc::new(Limits::unlimited()),
     }
 }

@@ -144,6 +144,9 @@ impl Reloader {
         let rotator = &self.lasting.rotator;
         let watch = next.snapshot.reload.watch;
         let former = rotator.configure(next.accounts, watch).await;
+        let gateway = &next.snapshot.gateway;
+        let timeout = gateway.upstream.timeout();
+        self.lasting.statuses.configure(&gateway.caching, timeout);
         let before = self.live.replace(next.snapshot);
         for grant in self.live.current().gateway.tenants.values() {
             grant.quota.limit(&grant.tenant.limits);

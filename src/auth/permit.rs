@@ -166,6 +166,7 @@ mod tests {
             json::Object,
             tests::{HS, Members, caller, caller_of, hs_issuer},
         },
+        caching::TenantCaching,
         ident::{AccountId, TenantId},
         limits::Limits,
         operation::Operations,
@@ -190,6 +191,7 @@ mod tests {
             addresses: AddressRules::default(),
             country: Country::Any,
             isolation: Isolation::None,
+            caching: TenantCaching::default(),
             limits: Arc::new(Limits::unlimited()),
         }
     }

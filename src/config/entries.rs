@@ -8,6 +8,7 @@ use std::{borrow::Borrow, collections::BTreeMap, sync::Arc};
 use crate::{
     address::{AddressRules, Networks},
     config::{
+        cache,
         cursor::{Context, Section},
         field::Field,
         layers::Entry,
@@ -226,6 +227,7 @@ fn tenant(
         .optional("country")
         .map_or(Some(common.country), |f| f.choice(&COUNTRIES));
     let addresses = addresses(&mut section, common.one_address);
+    let caching = cache::of_tenant(section.section("cache"));
     section.finish();
     let (account, isolation) = account?;
     Some(Tenant {
@@ -237,6 +239,7 @@ fn tenant(
         addresses: addresses?,
         country: country?,
         isolation,
+        caching: caching?,
         limits: limits?,
     })
 }

@@ -241,18 +241,22 @@ impl<'a> Field<'a> {
         Some((count, period))
     }
 
-    /// A share from 0.01 to 1.0, in hundredths. It has a decimal point: `1` could be one of a hundred.
-    pub(super) fn percent(&self) -> Option<u8> {
-        let mend = "write a share with one or two decimals such as 0.8, from 0.01 to 1.0";
+    /// A share within bounds, in hundredths. It has a decimal point: `1` could be one of a hundred.
+    pub(super) fn percent(&self, bounds: &RangeInclusive<u8>) -> Option<u8> {
+        let share_of = |percent: u8| f64::from(percent) / 100.0;
+        let (least, most) = (share_of(*bounds.start()), share_of(*bounds.end()));
+        let mend = format!(
+            "write a share with one or two decimals such as {most:?}, from {least:?} to {most:?}"
+        );
         let ValueKind::Float(share) = self.value.kind else {
-            self.mistake("is not a share", mend);
+            self.mistake("is not a share", &mend);
             return None;
         };
-        let share = self.bounded(share, &(0.01..=1.0), mend)?;
-        let is = |percent: &u8| (f64::from(*percent) / 100.0 - share).abs() < 1e-9;
-        let percent = (1..=100).find(is);
+        let share = self.bounded(share, &(least..=most), &mend)?;
+        let is = |percent: &u8| (share_of(*percent) - share).abs() < 1e-9;
+        let percent = bounds.clone().find(is);
         if percent.is_none() {
-            self.mistake("has more than two decimals", mend);
+            self.mistake("has more than two decimals", &mend);
         }
         percent
     }

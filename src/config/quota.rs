@@ -101,7 +101,7 @@ impl Shared {
         let monthly = limit(&mut section, "monthly", |f| f.count(&(1..=LARGEST)));
         let bytes_daily = limit(&mut section, "bytes_daily", |f| f.size(&(1..=LARGEST)));
         let warn_at = section.optional("warn_at");
-        let warn_at = warn_at.map_or(Some(WARN_AT), |f| f.percent());
+        let warn_at = warn_at.map_or(Some(WARN_AT), |f| f.percent(&(1..=100)));
         let calendar = self.calendar(&mut section);
         if let (Ok(Some(day)), Ok(Some(month))) = (&daily, &monthly)
             && month < day

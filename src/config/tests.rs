@@ -400,7 +400,7 @@ fn a_mistake_in_the_environment_names_the_variable() {
             "canary-literal",
             "state.key.env",
         ),
-        ("DCAMS_GATEWAY__CACHE__ENABLED", "true", "cache"),
+        ("DCAMS_GATEWAY__CACHE__ENABLED", "maybe", "cache.enabled"),
         ("dcams_gateway__nothing", "1", "nothing"),
         ("DCAMS_GATEWAY__", "1", ""),
     ] {
@@ -638,7 +638,7 @@ fn written_keys(text: &str) -> BTreeSet<String> {
 /// The keys that the code asks for: what it suggests for an unknown key in each section.
 fn asked_keys() -> BTreeSet<String> {
     let folder = Folder::new();
-    let sections = "admin audit limits quota quota.charge quota.cost reload server server.http2 state telemetry \
+    let sections = "admin audit cache limits quota quota.charge quota.cost reload server server.http2 state telemetry \
          upstream validation";
     let text: String = BASE
         .lines()
@@ -656,7 +656,7 @@ fn asked_keys() -> BTreeSet<String> {
                   [[accounts]]\nid = \"second\"\n[accounts.probe]\nemail = \"a@b.example\"\nzz = 1\n\
                   [accounts.rotation]\nzz = 1\n[[accounts.credentials]]\nid = \"c2\"\nzz = 1\n\
                   user = { file = \"hmac\" }\npass = { file = \"pass\" }\n";
-    let quota = "[tenants.quota]\nzz = 1\n[tenants.per_subject]\nzz = 1\n";
+    let quota = "[tenants.cache]\nzz = 1\n[tenants.quota]\nzz = 1\n[tenants.per_subject]\nzz = 1\n";
     let vault = "[vault]\naddress = \"https://vault.example\"\nauth = \"token\"\n\
                  token = { file = \"hmac\" }\nzz = 1\n";
     let redis = "[state]\nbackend = \"redis\"\n\
@@ -704,6 +704,7 @@ fn default_toml_shows_every_key_and_no_other() {
     assert!(asked.remove("accounts.rotation"));
     assert!(asked.remove("quota.charge"));
     assert!(asked.remove("quota.cost"));
+    assert!(asked.remove("tenants.cache"));
     assert!(asked.remove("tenants.per_subject"));
     assert!(asked.remove("tenants.quota"));
     assert_eq!(written_keys(layers::DEFAULTS), asked);

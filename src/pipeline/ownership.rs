@@ -4,7 +4,7 @@
 //! byte goes upstream and has to settle it afterwards. Invariant: a request about another tenant's
 //! customer does not leave, and its answer is that of an unknown one.
 
-use super::{Gateway, Job, Journey};
+use super::{Gateway, Job, Journey, did_nothing, status::Grip};
 use crate::{
     customer::{CustomerKey, Hold, OwnershipError, Phase, View},
     error::GatewayError,
@@ -26,11 +26,15 @@ pub(super) struct Ownership {
     pub(super) question: Option<SealedRequest>,
 }
 
-/// Whether a claim waits for the request's end.
+/// How a customer is held for a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Claim {
+    /// It is the tenant's.
+    Owned,
+    /// It will be, or will not, at the request's end.
     Pending,
-    None,
+    /// It is nobody's, and used all the same.
+    Unowned,
 }
 
 impl Gateway {
@@ -47,11 +51,17 @@ impl Gateway {
         } else {
             self.claim_to_use(own).await?
         };
-        let answer = self.forward(job, journey).await;
+        let grip = match claim {
+            Claim::Owned => Grip::Firm,
+            // What a tenant creates nobody else does meanwhile.
+            Claim::Pending if creates => Grip::Firm,
+            Claim::Pending | Claim::Unowned => Grip::Loose,
+        };
+        let answer = self.forward(job, journey, grip).await;
         if claim == Claim::Pending {
             let keep = match &answer {
                 Ok(_) => true,
-                Err(error) => creates && !certainly_refused(error),
+                Err(error) => creates && !did_nothing(error),
             };
             self.settle_claim(own, keep, &journey.trail).await;
         }
@@ -70,16 +80,15 @@ impl Gateway {
         match (view, own.unowned) {
             (View::AnotherTenants, _) => Err(OwnershipError::AnotherTenants),
             (View::Unknown, Unowned::Refuse) => Err(OwnershipError::NotInLedger),
-            (View::Owned, _)
-            | (View::Held, Unowned::Allow | Unowned::Refuse)
-            | (View::Unknown, Unowned::Allow) => Ok(Claim::None),
+            (View::Owned, _) | (View::Held, Unowned::Allow | Unowned::Refuse) => Ok(Claim::Owned),
+            (View::Unknown, Unowned::Allow) => Ok(Claim::Unowned),
             // Also beside a request of our own that may yet give its hold back.
             (View::Held | View::Unknown, Unowned::Claim) => {
                 // A hold that is left over by a crash is one that an import may lift.
                 let hold = self.ledger.hold(own.customer, &own.tenant, Phase::Asking);
                 match hold.await? {
                     Hold::Held(_) => Ok(Claim::Pending),
-                    Hold::Owned => Ok(Claim::None),
+                    Hold::Owned => Ok(Claim::Owned),
                     Hold::Taken => Err(OwnershipError::AnotherTenants),
                 }
             }
@@ -96,7 +105,7 @@ impl Gateway {
         let view = self.ledger.view(own.customer, &own.tenant).await;
         // What is owned stays owned, so the everyday change of a customer waits for no writer.
         if view.map_err(OwnershipError::from)? == View::Owned {
-            return Ok(Claim::None);
+            return Ok(Claim::Owned);
         }
         let phase = match own.unowned {
             Unowned::Refuse => Phase::Asking,
@@ -105,7 +114,7 @@ impl Gateway {
         let hold = self.ledger.hold(own.customer, &own.tenant, phase);
         match (hold.await.map_err(OwnershipError::from)?, &own.question) {
             (Hold::Taken, _) => Err(OwnershipError::Taken.into()),
-            (Hold::Owned, _) => Ok(Claim::None),
+            (Hold::Owned, _) => Ok(Claim::Owned),
             (Hold::Held(Phase::Asking), Some(question)) => {
                 self.ask_first(own, question, job, journey).await?;
                 Ok(Claim::Pending)
@@ -159,25 +168,6 @@ impl Gateway {
         if let Err(error) = settled {
             warn(error, trail);
         }
-    }
-}
-
-/// Whether it is certain that nothing was created. Everything else may have been: an answer that
-/// did not come, or that says nothing which the vendor documents.
-const fn certainly_refused(error: &GatewayError) -> bool {
-    if let GatewayError::Send(error) = error {
-        return !error.sent();
-    }
-    // Not sent for want of a credential, or refused with one before.
-    if let GatewayError::Lease(_) = error {
-        return true;
-    }
-    let GatewayError::Refuse(refusal) = error else {
-        return false;
-    };
-    match refusal {
-        Refusal::CredentialsRejected | Refusal::NotFound { .. } | Refusal::Refused { .. } => true,
-        Refusal::Echo | Refusal::Malformed(_) | Refusal::Unavailable { .. } => false,
     }
 }
 

@@ -77,6 +77,38 @@ impl Answer {
         out.finish()
     }
 
+    /// Whether it may be told again later: a message is about this one answer.
+    pub fn lasts(&self) -> bool {
+        self.message == Presence::Absent
+    }
+
+    /// What a getStatus would say; none where that is not certain. What a person's fields are after a
+    /// write is said by a read alone: whether a write's answer has those that it left out is not documented.
+    pub fn as_status(&self, operation: Operation, disclosure: Disclosure) -> Option<Self> {
+        let reads = matches!(
+            operation,
+            Operation::GetDocumentImages | Operation::GetStatus
+        );
+        let full = disclosure == Disclosure::Full;
+        if !self.lasts() || (full && !reads) {
+            return None;
+        }
+        let target = self.target.as_ref().filter(|_| full);
+        Some(Self {
+            status: self.status,
+            reference: self.reference.clone(),
+            kind: None,
+            message: Presence::Absent,
+            link: Presence::Absent,
+            target: target.map(|target| Target {
+                person: target.person.clone(),
+                status: None,
+                documents: Presence::Absent,
+            }),
+            dropped: 0,
+        })
+    }
+
     pub(super) fn read(said: &Said<'_>, asked: &Asked<'_>) -> Result<Self, Fault> {
         let full = asked.disclosure == Disclosure::Full;
         let creates = asked.operation == Operation::CreateOrUpdateCustomer;

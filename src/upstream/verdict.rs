@@ -34,7 +34,7 @@ pub const NOT_FOUND: &str = "The email address was not found";
 const REFUSALS: [&str; 2] = ["The email address is invalid", "Missing a required input"];
 
 /// Why an answer is not relayed as a success.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Refusal {
     /// Our credential was not accepted, so nothing was done.
     CredentialsRejected,
@@ -85,6 +85,11 @@ impl From<Fault> for Refusal {
 pub struct Message(Redacted<String>);
 
 impl Message {
+    /// What DCAMS says of a customer that it does not know.
+    pub fn not_found() -> Self {
+        Self(Redacted::new(NOT_FOUND.to_owned()))
+    }
+
     /// The text, for the client.
     pub fn as_str(&self) -> &str {
         self.0.reveal()

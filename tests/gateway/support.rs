@@ -453,14 +453,16 @@ pub fn write_secrets(folder: &Path) {
 }
 
 pub fn load(folder: &Path, url: &str, variables: &[(&str, &str)]) -> Config {
-    // Files are looked at where a test is about that, and nowhere else.
-    let variables = [
-        &[("UPSTREAM__URL", url), ("RELOAD__WATCH", "0s")],
-        variables,
-    ]
-    .concat()
-    .into_iter()
-    .map(|(name, value)| (format!("DCAMS_GATEWAY__{name}"), value.to_owned()));
+    // Files are looked at, and statuses kept, where a test is about that, and nowhere else.
+    let usual = [
+        ("UPSTREAM__URL", url),
+        ("RELOAD__WATCH", "0s"),
+        ("CACHE__ENABLED", "false"),
+    ];
+    let variables = [&usual, variables]
+        .concat()
+        .into_iter()
+        .map(|(name, value)| (format!("DCAMS_GATEWAY__{name}"), value.to_owned()));
     Config::load(
         &[folder.join("demo.toml"), folder.join("more.toml")],
         variables,

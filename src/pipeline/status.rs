@@ -1,0 +1,442 @@
+//! The step at which a customer's status is told: from what is kept of it, or by asking DCAMS; and at which
+//! what is kept is removed and learnt anew, because DCAMS is asked to change it.
+//!
+//! Invariant: what is kept goes before a change is sent, and whatever comes of a read or a change is told
+//! to the cache, also where its client has left.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::timeout_at;
+
+use super::{Gateway, Job, Journey, Witness, did_nothing};
+use crate::{
+    caching::{Bypass, CacheError, CacheStatus, Course, Held, TenantCaching, Why, Wish},
+    clock,
+    error::GatewayError,
+    ident::{CredentialId, RequestId},
+    operation::Operation,
+    quota::TenantQuota,
+    segments::Segments,
+    status::{Customer, Entry, Freshness, Known, Landed, Reading, Turn, Written},
+    tenant::Disclosure,
+    trail::Errand,
+    upstream::{
+        client::SendError,
+        verdict::{Message, Refusal},
+    },
+};
+
+/// Whom a request is about, and what its client wants of the cache.
+pub(super) struct Subject {
+    pub(super) customer: Customer,
+    pub(super) wish: Wish,
+    pub(super) held: Held,
+    pub(super) caching: TenantCaching,
+}
+
+/// Whether others than the tenant may change a customer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grip {
+    /// Nobody, through this gateway.
+    Firm,
+    /// They may, or that is not settled yet.
+    Loose,
+}
+
+impl Gateway {
+    /// Sends a request if it needs to be sent.
+    pub(super) async fn forward(
+        &self,
+        job: &Job,
+        journey: &mut Journey,
+        grip: Grip,
+    ) -> Result<Segments, GatewayError> {
+        match job.operation() {
+            Operation::GetStatus => self.tell(job, journey, grip).await,
+            Operation::GetDocumentImages => self.show(job, journey, grip).await,
+            Operation::CreateOrUpdateCustomer | Operation::UpdateStatus => {
+                self.change(job, journey, grip).await
+            }
+        }
+    }
+
+    /// Why a customer's status is not kept, if it is not.
+    fn bypass(&self, job: &Job, grip: Grip) -> Option<Bypass> {
+        let settings = &self.caching;
+        if !settings.enabled || !job.subject.caching.enabled {
+            Some(Bypass::Disabled)
+        } else if grip == Grip::Loose {
+            Some(Bypass::NotOwned)
+        } else if job.disclosure == Disclosure::Full && !settings.full {
+            Some(Bypass::Full)
+        } else {
+            None
+        }
+    }
+
+    /// A customer's status.
+    async fn tell(
+        &self,
+        job: &Job,
+        journey: &mut Journey,
+        grip: Grip,
+    ) -> Result<Segments, GatewayError> {
+        let bypass = self.bypass(job, grip);
+        let kept = match bypass {
+            None => self.recall(job),
+            Some(_) => None,
+        };
+        let wish = job.subject.wish;
+        let why = match (bypass, kept) {
+            (Some(bypass), _) => Why::Bypass(bypass),
+            (None, None) => Why::Miss,
+            (None, Some(entry)) => match self.look_at(&entry, job, journey) {
+                Ok(course) => return told(&entry, course, journey),
+                Err(why) => why,
+            },
+        };
+        if wish.only_cached {
+            journey.cached = Some(cached(Course::Absent));
+            return Err(CacheError::Absent.into());
+        }
+        let answer = if bypass.is_some() {
+            self.ask_alone(job, journey, why).await
+        } else {
+            self.ask_together(job, journey, why).await
+        };
+        match answer {
+            Err(error) if error.code().status() >= 500 => self.rescue(error, job, journey),
+            answer => answer,
+        }
+    }
+
+    fn recall(&self, job: &Job) -> Option<Arc<Entry>> {
+        self.statuses.recall(&job.subject.customer, job.disclosure)
+    }
+
+    /// Whether what is kept may be told, and as what; or why DCAMS has to be asked.
+    fn look_at(&self, entry: &Entry, job: &Job, journey: &mut Journey) -> Result<Course, Why> {
+        let (settings, now, wish) = (&self.caching, clock::instant(), job.subject.wish);
+        match entry.freshness(now, settings) {
+            Freshness::Fresh(left) => {
+                if wish.max_age.is_some_and(|most| entry.age(now) >= most) {
+                    return Err(Why::Requested);
+                }
+                journey.refresh = entry.is_awaited(left, settings);
+                let shared = false;
+                Ok(Course::Hit { left, shared })
+            }
+            Freshness::Stale(past) => {
+                let late = entry.may_be_late(past, settings.stale_while_revalidate);
+                if !late || !job.subject.takes_stale() {
+                    return Err(Why::Stale);
+                }
+                journey.refresh = true;
+                Ok(Course::Revalidating { past })
+            }
+        }
+    }
+
+    /// Asks DCAMS, and keeps nothing.
+    async fn ask_alone(
+        &self,
+        job: &Job,
+        journey: &mut Journey,
+        why: Why,
+    ) -> Result<Segments, GatewayError> {
+        let answer = self
+            .exchange(&job.sealed, job.operation(), job, journey)
+            .await;
+        journey.forwarded(why, false);
+        let answer = answer?;
+        let trail = &mut journey.trail;
+        trail.understood(answer.customer_status(), answer.dropped());
+        Ok(answer.render())
+    }
+
+    /// Asks DCAMS for all who want to know the same at this moment, or waits for the one who asks.
+    async fn ask_together(
+        &self,
+        job: &Job,
+        journey: &mut Journey,
+        why: Why,
+    ) -> Result<Segments, GatewayError> {
+        let customer = &job.subject.customer;
+        let deadline = clock::instant() + self.upstream.timeout();
+        // Who wants what is newer than what is kept wants it newer than what is under way.
+        if job.subject.wish.max_age.is_some() {
+            let reading = self.statuses.read(customer);
+            return self.lead(reading, job, journey, why).await;
+        }
+        loop {
+            let flight = match self.statuses.join(customer, job.disclosure) {
+                Turn::Join(flight) => flight,
+                Turn::Lead(reading) => return self.lead(reading, job, journey, why).await,
+            };
+            journey.cached = Some(cached(Course::Joined { why }));
+            return match timeout_at(deadline, flight.landed()).await {
+                Ok(Some(Ok(entry))) => told(&entry, Course::Joined { why }, journey),
+                Ok(Some(Err(error))) => Err(error),
+                // It ended without a word: somebody has to ask anew.
+                Ok(None) => continue,
+                Err(_) => Err(SendError::Timeout.into()),
+            };
+        }
+    }
+
+    async fn lead(
+        &self,
+        reading: Reading,
+        job: &Job,
+        journey: &mut Journey,
+        why: Why,
+    ) -> Result<Segments, GatewayError> {
+        let (landed, stored) = self.land(reading, job, journey).await;
+        journey.forwarded(why, stored);
+        let entry = landed?;
+        if let Some(cached) = &mut journey.cached {
+            cached.tag = Some(entry.tag());
+        }
+        Ok(entry.body().into())
+    }
+
+    /// Asks DCAMS for a status, keeps it, and tells all who wait.
+    async fn land(
+        &self,
+        reading: Reading,
+        job: &Job,
+        witness: &mut impl Witness,
+    ) -> (Landed, bool) {
+        let (customer, settings) = (&job.subject.customer, &self.caching);
+        let began = clock::instant();
+        let answer = self
+            .exchange(&job.sealed, Operation::GetStatus, job, witness)
+            .await;
+        let (landed, keep) = match answer {
+            Ok(answer) => {
+                witness.understood(&answer);
+                let (statuses, disclosure) = (&self.statuses, job.disclosure);
+                let entry = statuses.entry_of(customer, &answer, disclosure, began, settings);
+                let keep = answer.lasts().then(|| Arc::clone(&entry));
+                (Ok(entry), keep)
+            }
+            Err(error) => {
+                let (statuses, disclosure) = (&self.statuses, job.disclosure);
+                let keep = statuses.entry_of_refusal(customer, &error, disclosure, began, settings);
+                (Err(error), keep)
+            }
+        };
+        let keep = keep.filter(|_| !job.subject.wish.no_store);
+        let stored = reading.end(keep.as_ref(), Some(landed.clone()));
+        (landed, stored)
+    }
+
+    /// Where DCAMS cannot be asked, what was kept before may do; not if the customer was changed since.
+    fn rescue(
+        &self,
+        error: GatewayError,
+        job: &Job,
+        journey: &mut Journey,
+    ) -> Result<Segments, GatewayError> {
+        let takes = |entry: &Arc<Entry>| match entry.freshness(clock::instant(), &self.caching) {
+            // Another request has found it out meanwhile.
+            Freshness::Fresh(_) => true,
+            Freshness::Stale(past) => entry.may_be_late(past, self.caching.stale_if_error),
+        };
+        let takes_stale = job.subject.takes_stale() && !is_bypassed(journey);
+        let entry = takes_stale.then(|| self.recall(job)).flatten();
+        let Some(entry) = entry.filter(takes) else {
+            return Err(error);
+        };
+        journey.trail.rescued(&error);
+        journey.rescued = Some(error);
+        let status = journey.upstream_status.map(|status| status.as_u16());
+        told(&entry, Course::Stale { status }, journey)
+    }
+
+    /// A customer's images. Their answer says its status too.
+    async fn show(
+        &self,
+        job: &Job,
+        journey: &mut Journey,
+        grip: Grip,
+    ) -> Result<Segments, GatewayError> {
+        let reading = self.bypass(job, grip).is_none().then(|| {
+            let reading = self.statuses.read(&job.subject.customer);
+            (reading, clock::instant())
+        });
+        let answer = self
+            .exchange(&job.sealed, job.operation(), job, journey)
+            .await;
+        if let Some((reading, began)) = reading {
+            let (customer, settings) = (&job.subject.customer, &self.caching);
+            let (statuses, disclosure) = (&self.statuses, job.disclosure);
+            let entry = match &answer {
+                Ok(answer) => answer.as_status(job.operation(), disclosure).map(|status| {
+                    statuses.entry_of(customer, &status, disclosure, began, settings)
+                }),
+                Err(error) => {
+                    statuses.entry_of_refusal(customer, error, disclosure, began, settings)
+                }
+            };
+            let entry = entry.filter(|_| !job.subject.wish.no_store);
+            reading.end(entry.as_ref(), None);
+        }
+        let answer = answer?;
+        let trail = &mut journey.trail;
+        trail.understood(answer.customer_status(), answer.dropped());
+        Ok(answer.render())
+    }
+
+    /// A customer, or its status, anew.
+    async fn change(
+        &self,
+        job: &Job,
+        journey: &mut Journey,
+        grip: Grip,
+    ) -> Result<Segments, GatewayError> {
+        let (customer, settings) = (&job.subject.customer, &self.caching);
+        let writing = self.statuses.write(customer);
+        let began = clock::instant();
+        let answer = self
+            .exchange(&job.sealed, job.operation(), job, journey)
+            .await;
+        let keeps = self.bypass(job, grip).is_none() && !job.subject.wish.no_store;
+        let written = match &answer {
+            Ok(answer) => {
+                let status = answer.as_status(job.operation(), job.disclosure);
+                let status = status.filter(|_| keeps);
+                Written::Done(status.map(|status| {
+                    let (statuses, disclosure) = (&self.statuses, job.disclosure);
+                    statuses.entry_of(customer, &status, disclosure, began, settings)
+                }))
+            }
+            Err(error) if did_nothing(error) => Written::Undone,
+            Err(_) => Written::Unknown,
+        };
+        writing.end(&written);
+        let answer = answer?;
+        let trail = &mut journey.trail;
+        trail.understood(answer.customer_status(), answer.dropped());
+        Ok(answer.render())
+    }
+
+    /// Asks DCAMS anew for a status that was told just now, behind the client's back, if there is room and
+    /// nobody else is asking.
+    pub(super) fn refresh(self: Arc<Self>, job: Job, journey: &Journey) {
+        let Some(room) = self.statuses.room_to_refresh() else {
+            return;
+        };
+        let Turn::Lead(reading) = self.statuses.join(&job.subject.customer, job.disclosure) else {
+            return;
+        };
+        let Some(errand) = journey.trail.errand() else {
+            return;
+        };
+        let quota = journey.admission.of_tenant().clone();
+        let tasks = self.tasks.clone();
+        drop(tasks.spawn(async move {
+            let mut behind = Behind { errand, quota };
+            let (landed, _) = self.land(reading, &job, &mut behind).await;
+            behind.errand.end(landed.as_ref().err());
+            drop(room);
+        }));
+    }
+}
+
+/// A question behind a client's back: it is noted, and costs the tenant nothing.
+struct Behind {
+    errand: Errand,
+    quota: TenantQuota,
+}
+
+impl Witness for Behind {
+    fn id(&self) -> RequestId {
+        self.errand.id()
+    }
+
+    fn sending(&mut self, credential: &CredentialId, _operation: Operation) {
+        self.errand.sending(credential);
+    }
+
+    fn replied(&mut self, operation: Operation, status: Option<StatusCode>, arrived: bool) {
+        self.errand.replied(status.map(|status| status.as_u16()));
+        if arrived {
+            self.quota.called(operation);
+        }
+    }
+
+    fn understood(&mut self, _answer: &crate::upstream::answer::Answer) {}
+}
+
+impl Subject {
+    const fn takes_stale(&self) -> bool {
+        self.caching.stale && self.wish.max_age.is_none() && !self.wish.only_cached
+    }
+}
+
+impl Journey {
+    /// Whether its client does not have the answer already.
+    pub(super) fn has_changed(&self, subject: &Subject) -> bool {
+        let tag = self.cached.and_then(|cached| cached.tag);
+        !tag.is_some_and(|tag| subject.held.has(tag))
+    }
+
+    fn forwarded(&mut self, why: Why, stored: bool) {
+        // Whether DCAMS was asked would tell an unknown customer from another tenant's.
+        let unsaid = why == Why::Bypass(Bypass::NotOwned);
+        let status = self.upstream_status.filter(|_| !unsaid);
+        self.cached = Some(cached(Course::Forwarded {
+            why,
+            status: status.map(|status| status.as_u16()),
+            stored,
+        }));
+    }
+}
+
+/// What is said of a status before anything is known of its customer.
+pub(super) const fn unknown() -> CacheStatus {
+    cached(Course::Forwarded {
+        why: Why::Bypass(Bypass::NotOwned),
+        status: None,
+        stored: false,
+    })
+}
+
+const fn cached(course: Course) -> CacheStatus {
+    CacheStatus {
+        course,
+        age: std::time::Duration::ZERO,
+        tag: None,
+    }
+}
+
+fn is_bypassed(journey: &Journey) -> bool {
+    let course = journey.cached.map(|cached| cached.course);
+    matches!(
+        course,
+        Some(Course::Forwarded {
+            why: Why::Bypass(_),
+            ..
+        })
+    )
+}
+
+/// An answer of what is known.
+fn told(entry: &Entry, course: Course, journey: &mut Journey) -> Result<Segments, GatewayError> {
+    let known = entry.known();
+    journey.trail.recalled(known);
+    journey.cached = Some(CacheStatus {
+        age: entry.age(clock::instant()),
+        tag: (known != Known::NotFound).then(|| entry.tag()),
+        ..cached(course)
+    });
+    match known {
+        Known::Found(_) => Ok(entry.body().into()),
+        Known::NotFound => {
+            let message = Message::not_found();
+            Err(Refusal::NotFound { message }.into())
+        }
+    }
+}
