@@ -137,11 +137,23 @@ impl<'a> Field<'a> {
 
     /// `true` or `false`.
     pub(super) fn flag(&self) -> Option<bool> {
-        if let ValueKind::Boolean(flag) = self.value.kind {
-            return Some(flag);
+        let flag = match &self.value.kind {
+            ValueKind::Boolean(flag) => Some(*flag),
+            ValueKind::String(text) if is_variable(&self.origin) => text.parse().ok(),
+            ValueKind::Nil
+            | ValueKind::I64(_)
+            | ValueKind::I128(_)
+            | ValueKind::U64(_)
+            | ValueKind::U128(_)
+            | ValueKind::Float(_)
+            | ValueKind::String(_)
+            | ValueKind::Table(_)
+            | ValueKind::Array(_) => None,
+        };
+        if flag.is_none() {
+            self.mistake("is not true or false", "write true or false, unquoted");
         }
-        self.mistake("is not true or false", "write true or false, unquoted");
-        None
+        flag
     }
 
     /// Whether it is `false` and nothing else.
