@@ -139,21 +139,20 @@ impl<'a> Field<'a> {
     pub(super) fn flag(&self) -> Option<bool> {
         let flag = match &self.value.kind {
             ValueKind::Boolean(flag) => Some(*flag),
-            ValueKind::String(text) if is_variable(&self.origin) => text.parse().ok(),
-            ValueKind::Nil
-            | ValueKind::I64(_)
-            | ValueKind::I128(_)
-            | ValueKind::U64(_)
-            | ValueKind::U128(_)
-            | ValueKind::Float(_)
-            | ValueKind::String(_)
-            | ValueKind::Table(_)
-            | ValueKind::Array(_) => None,
+            _ => self.variable().and_then(|text| text.parse().ok()),
         };
         if flag.is_none() {
             self.mistake("is not true or false", "write true or false, unquoted");
         }
         flag
+    }
+
+    /// The text of an environment variable, which has numbers and flags as text too.
+    fn variable(&self) -> Option<&str> {
+        match &self.value.kind {
+            ValueKind::String(text) if is_variable(&self.origin) => Some(text),
+            _ => None,
+        }
     }
 
     /// Whether it is `false` and nothing else.
@@ -260,7 +259,15 @@ impl<'a> Field<'a> {
         let mend = format!(
             "write a share with one or two decimals such as {most:?}, from {least:?} to {most:?}"
         );
-        let ValueKind::Float(share) = self.value.kind else {
+        let share = match &self.value.kind {
+            ValueKind::Float(share) => Some(*share),
+            // As in a file, with a decimal point.
+            _ => self
+                .variable()
+                .filter(|text| text.contains('.'))
+                .and_then(|text| text.parse().ok()),
+        };
+        let Some(share) = share else {
             self.mistake("is not a share", &mend);
             return None;
         };
@@ -285,18 +292,17 @@ impl<'a> Field<'a> {
         T::try_from(number).ok()
     }
 
-    /// A number that is not negative; the environment has it as text.
+    /// A number that is not negative.
     fn whole(&self) -> Option<u64> {
         match &self.value.kind {
             ValueKind::I64(number) => u64::try_from(*number).ok(),
             ValueKind::U64(number) => Some(*number),
-            ValueKind::String(text) if is_variable(&self.origin) => text.parse().ok(),
+            ValueKind::String(_) => self.variable()?.parse().ok(),
             ValueKind::Nil
             | ValueKind::Boolean(_)
             | ValueKind::I128(_)
             | ValueKind::U128(_)
             | ValueKind::Float(_)
-            | ValueKind::String(_)
             | ValueKind::Table(_)
             | ValueKind::Array(_) => None,
         }

@@ -417,6 +417,16 @@ fn a_mistake_in_the_environment_names_the_variable() {
 }
 
 #[test]
+fn a_variable_sets_a_flag_and_a_share_as_text() {
+    let mut folder = Folder::new();
+    folder.set("DCAMS_GATEWAY__CACHE__ENABLED", "false");
+    folder.set("DCAMS_GATEWAY__CACHE__JITTER", "0.25");
+    folder.write("gateway.toml", BASE);
+    let config = folder.load(&["gateway.toml"]).unwrap();
+    assert_eq!((config.cache.enabled, config.cache.jitter), (false, 25));
+}
+
+#[test]
 fn a_key_that_two_variables_set_is_a_mistake() {
     let mut folder = Folder::new();
     folder.set("DCAMS_GATEWAY__SERVER__MAX_HEADERS", "10");
