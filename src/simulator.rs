@@ -26,12 +26,13 @@
 //! `times` (how many calls; without it and `share` one), `share` (above 0 to 1, evenly spread
 //! and exact), `service` (that one only), `work` (whether DCAMS does its work before things go
 //! wrong; default true, but false where the fault stands in for the answer). Several combine: all
-//! delays, one in place of the answer, one in its delivery.
+//! delays (`late` before the work, `delay` after it), one in place of the answer, one in its delivery.
 //!
 //! | switch | values, the default first |
 //! |---|---|
 //! | `email_folding` | `exact`, `lowercase` |
 //! | `initial_status` | `PASS`, `PENDING`, `FAIL` |
+//! | `per_user` | `false`, `true` |
 //! | `omitted_fields` | `keep`, `blank` |
 //! | `missing_documents` | `null`, `absent`, `empty` |
 //! | `required` | `[]`, any of `reference fn ln addr city state zip dob phone front back` |

@@ -14,6 +14,8 @@ pub struct Behaviour {
     pub email_folding: EmailFolding,
     /// The status of a customer that was just created. Default `PASS`, as in the vendor's sample.
     pub initial_status: Status,
+    /// Each user name has customers of its own. Default false: all of them see the same customers.
+    pub per_user: bool,
     /// What an update does to the fields that it does not name. Default `keep`.
     pub omitted_fields: OmittedFields,
     /// What `getDocumentImages` shows for an image that was never sent. Default `null`.

@@ -89,6 +89,7 @@ pub(super) fn plan(reply: Reply, fault: Option<&FaultKind>) -> Delivery {
         | FaultKind::Error { .. }
         | FaultKind::ErrorWith200 { .. }
         | FaultKind::Html { .. }
+        | FaultKind::Late { .. }
         | FaultKind::Malformed {}
         | FaultKind::Redirect { .. }
         | FaultKind::Stall {}

@@ -60,6 +60,13 @@ pub enum FaultKind {
         #[serde(default = "bad_gateway")]
         status: u16,
     },
+    /// Waits before the work, and so before the request is recorded (times add up). The work is done
+    /// also for a client that has given up meanwhile.
+    Late {
+        /// How long.
+        #[serde(default = "a_second")]
+        ms: u64,
+    },
     /// A success whose JSON breaks off, in a complete HTTP message.
     Malformed {},
     /// Bytes that are not HTTP, then closes the connection.
@@ -137,7 +144,7 @@ pub(super) enum Place {
     Arrival,
     /// How the answer travels.
     Delivery,
-    /// How long it takes.
+    /// How long it takes, before the work or after it.
     Pace,
 }
 
@@ -154,6 +161,7 @@ impl FaultKind {
             Self::Hang {} => "hang",
             Self::Headers { .. } => "headers",
             Self::Html { .. } => "html",
+            Self::Late { .. } => "late",
             Self::Malformed {} => "malformed",
             Self::NotHttp {} => "not_http",
             Self::Oversize { .. } => "oversize",
@@ -170,7 +178,7 @@ impl FaultKind {
     pub(super) const fn place(&self) -> Place {
         match self {
             Self::Stall {} => Place::Arrival,
-            Self::Delay { .. } => Place::Pace,
+            Self::Delay { .. } | Self::Late { .. } => Place::Pace,
             Self::Empty {}
             | Self::Error { .. }
             | Self::ErrorWith200 { .. }
@@ -193,7 +201,7 @@ impl FaultKind {
     /// Whether its numbers are within what the simulator can play.
     fn check(&self) -> Result<(), FaultError> {
         let (ms, bytes, status) = match self {
-            Self::Delay { ms } => (*ms, 1, 200),
+            Self::Delay { ms } | Self::Late { ms } => (*ms, 1, 200),
             Self::Drip { bytes, ms } => (*ms, *bytes, 200),
             Self::Headers { bytes }
             | Self::Oversize { bytes, .. }
@@ -457,6 +465,7 @@ mod tests {
             "hang",
             "headers",
             "html",
+            "late",
             "malformed",
             "not_http",
             "oversize",

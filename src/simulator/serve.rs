@@ -59,9 +59,10 @@ pub(super) async fn accept(
             },
         };
         let (state, shutdown) = (Arc::clone(&state), shutdown.clone());
+        let tasks = tracker.clone();
         tracker.spawn(async move {
             // A client that left is no news here; what it sent is recorded.
-            drop(connection(stream, state, shutdown).await);
+            drop(connection(stream, state, tasks, shutdown).await);
             drop(slot);
         });
     }
@@ -71,6 +72,7 @@ pub(super) async fn accept(
 async fn connection(
     stream: TcpStream,
     state: Arc<State>,
+    tracker: TaskTracker,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -80,6 +82,7 @@ async fn connection(
         let exchange = Exchange {
             state: Arc::clone(&state),
             takeover: takeover.clone(),
+            tracker: tracker.clone(),
             shutdown: stop.clone(),
         };
         async move { Ok::<_, Infallible>(exchange.answer(request).await) }
@@ -112,6 +115,7 @@ struct Exchange {
     state: Arc<State>,
     /// Where a faulty answer goes.
     takeover: mpsc::Sender<Raw>,
+    tracker: TaskTracker,
     shutdown: CancellationToken,
 }
 
@@ -134,8 +138,29 @@ impl Exchange {
                 return whole(Reply::error(status, "The body did not arrive (simulated)"));
             }
         };
-        let turn = self.state.take_turn(arrival, &head, &body);
-        drop(body);
+        let met = self.state.meet(&head, &body);
+        let late = (met.struck.late, met.released.clone());
+        let state = Arc::clone(&self.state);
+        let turn = move || state.take_turn(arrival, met, &body);
+        let turn = if late.0.is_zero() {
+            turn()
+        } else {
+            let shutdown = self.shutdown.clone();
+            // On a task of its own, which goes on where the client does not wait for its answer.
+            let work = self.tracker.spawn(async move {
+                tokio::select! {
+                    () = sleep(late.0) => {}
+                    () = late.1.cancelled() => {}
+                    () = shutdown.cancelled() => {}
+                }
+                turn()
+            });
+            match work.await {
+                Ok(turn) => turn,
+                // The runtime ends.
+                Err(_) => return Response::default(),
+            }
+        };
         tokio::select! {
             () = sleep(turn.struck.delay) => {}
             () = turn.released.cancelled(), if !turn.struck.delay.is_zero() => {}

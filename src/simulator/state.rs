@@ -17,7 +17,7 @@ use super::{
     behaviour::Behaviour,
     customers::Customers,
     fault::{Fault, FaultError, FaultKind},
-    inspect::inspect,
+    inspect::{Seen, inspect},
     record::{ImageRecord, Images, Record, RecordedBody, Records},
     reply::Reply,
     storage::{self, Ask},
@@ -26,7 +26,7 @@ use super::{
 
 /// Everything that lasts longer than a request.
 pub(super) struct State {
-    // One lock for all: a decision reads logins, faults and customers together, in microseconds.
+    // One lock for all: a decision reads logins and customers together, in microseconds.
     inner: Mutex<Inner>,
     /// The number of the newest record.
     arrived: watch::Sender<u64>,
@@ -39,6 +39,19 @@ struct Inner {
     customers: Customers,
     records: Records,
     faults: Faults,
+}
+
+/// A request whose body was read, and the faults that it meets.
+pub(super) struct Met {
+    /// What another path or method is answered; none for the storage API.
+    elsewhere: Option<Reply>,
+    /// Where the body is a JSON object.
+    ask: Option<Ask>,
+    seen: Seen,
+    malformed: Option<String>,
+    pub(super) struck: Struck,
+    /// Cancelled when the faults are cleared.
+    pub(super) released: CancellationToken,
 }
 
 /// How to answer one request.
@@ -75,60 +88,53 @@ impl State {
         stalls.then(|| inner.faults.released())
     }
 
-    /// Judges and records a request whose body arrived, and decides its answer.
-    pub(super) fn take_turn(&self, mut arrival: Arrival, head: &Parts, body: &Bytes) -> Turn {
-        let Some(mut record) = arrival.record.take() else {
-            return self.turn(Reply::empty(StatusCode::OK), None);
-        };
+    /// Reads a body, and decides which faults its request meets.
+    pub(super) fn meet(&self, head: &Parts, body: &[u8]) -> Met {
         let storage = head.uri.path() == STORAGE_PATH && head.method == Method::POST;
         let inspection = inspect(body);
-        record.body_complete = true;
-        record.members = inspection.seen.members;
-        record.members_total = inspection.seen.total;
-        record.user_members = inspection.seen.user;
-        record.pass_members = inspection.seen.pass;
-        record.malformed = inspection.malformed;
-        record.body = self.record_bodies.then(|| RecordedBody::new(body));
         let ask = inspection.document.as_ref().map(Ask::read);
-        if let Some(ask) = &ask {
-            let image = |text: &Option<Arc<str>>| text.as_deref().map(ImageRecord::of);
-            record.images = Images {
-                front: image(&ask.front),
-                back: image(&ask.back),
-            };
-            let service = ask.service.as_deref();
-            record.service = service.map(|name| name.chars().take(64).collect());
+        let service = ask.as_ref().and_then(|ask| ask.service.as_deref());
+        let mut inner = self.lock();
+        Met {
+            elsewhere: (!storage).then(|| elsewhere(head)),
+            struck: inner.faults.strike(service.filter(|_| storage)),
+            released: inner.faults.released(),
+            seen: inspection.seen,
+            malformed: inspection.malformed,
+            ask,
         }
-        let turn = match &ask {
-            _ if !storage => self.turn(elsewhere(head), None),
-            None => self.undocumented_body(),
-            Some(ask) => self.storage_turn(ask, &mut record),
-        };
-        record.faults.clone_from(&turn.struck.names);
-        record.status =
-            sends_status(turn.struck.delivery.as_ref()).then(|| turn.reply.status.as_u16());
-        self.push(record);
-        turn
     }
 
-    /// A request to the storage API with a JSON object for a body.
-    fn storage_turn(&self, ask: &Ask, record: &mut Record) -> Turn {
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        let struck = inner.faults.strike(ask.service.as_deref());
-        let released = inner.faults.released();
-        let behaviour = Arc::clone(&inner.behaviour);
-        (record.credentials, record.user_index) = ask.login(&inner.logins);
-        let outcome = struck
-            .work
-            .then(|| storage::decide(ask, record.credentials, &behaviour, &mut inner.customers));
-        drop(guard);
-        record.stored = outcome.as_ref().is_some_and(|outcome| outcome.stored);
-        let reply = match (&struck.answer, outcome) {
-            (Some(kind), _) => instead(kind),
-            (None, Some(outcome)) => storage::write(outcome.answer, ask, &behaviour),
-            (None, None) => no_work(),
+    /// Judges and records a request, does its work, and decides its answer.
+    pub(super) fn take_turn(&self, mut arrival: Arrival, met: Met, body: &Bytes) -> Turn {
+        let mut record = arrival.record.take();
+        let (struck, released) = (met.struck, met.released);
+        if let Some(record) = &mut record {
+            record.body_complete = true;
+            record.members = met.seen.members;
+            record.members_total = met.seen.total;
+            record.user_members = met.seen.user;
+            record.pass_members = met.seen.pass;
+            record.malformed = met.malformed;
+            record.body = self.record_bodies.then(|| RecordedBody::new(body));
+            record.faults.clone_from(&struck.names);
+            if let Some(ask) = &met.ask {
+                note(ask, record);
+            }
+        }
+        let own = match (met.elsewhere, &met.ask) {
+            (Some(reply), _) => Some(reply),
+            (None, None) => Some(Reply::undocumented(self.lock().behaviour.malformed_json)),
+            (None, Some(ask)) => self.work(ask, struck.work, record.as_mut()),
         };
+        let reply = match &struck.answer {
+            Some(kind) => instead(kind),
+            None => own.unwrap_or_else(no_work),
+        };
+        if let Some(mut record) = record {
+            record.status = sends_status(struck.delivery.as_ref()).then(|| reply.status.as_u16());
+            self.push(record);
+        }
         Turn {
             reply,
             struck,
@@ -136,24 +142,20 @@ impl State {
         }
     }
 
-    /// A request to the storage API whose body is not a JSON object.
-    fn undocumented_body(&self) -> Turn {
-        let choice = self.lock().behaviour.malformed_json;
-        self.turn(Reply::undocumented(choice), None)
-    }
-
-    fn turn(&self, reply: Reply, service: Option<&str>) -> Turn {
-        let mut inner = self.lock();
-        let struck = inner.faults.strike(service);
-        let reply = match &struck.answer {
-            Some(kind) => instead(kind),
-            None => reply,
-        };
-        Turn {
-            reply,
-            struck,
-            released: inner.faults.released(),
+    /// What the storage API answers to a JSON object; nothing where a fault hinders it.
+    fn work(&self, ask: &Ask, work: bool, record: Option<&mut Record>) -> Option<Reply> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let behaviour = Arc::clone(&inner.behaviour);
+        let (credentials, user_index) = ask.login(&inner.logins);
+        let outcome =
+            work.then(|| storage::decide(ask, credentials, &behaviour, &mut inner.customers));
+        drop(guard);
+        if let Some(record) = record {
+            (record.credentials, record.user_index) = (credentials, user_index);
+            record.stored = outcome.as_ref().is_some_and(|outcome| outcome.stored);
         }
+        outcome.map(|outcome| storage::write(outcome.answer, ask, &behaviour))
     }
 
     fn push(&self, record: Record) {
@@ -213,6 +215,17 @@ impl State {
     pub(super) fn clear_customers(&self) {
         self.lock().customers.clear();
     }
+}
+
+/// Writes down what a body asks for.
+fn note(ask: &Ask, record: &mut Record) {
+    let image = |text: &Option<Arc<str>>| text.as_deref().map(ImageRecord::of);
+    record.images = Images {
+        front: image(&ask.front),
+        back: image(&ask.back),
+    };
+    let service = ask.service.as_deref();
+    record.service = service.map(|name| name.chars().take(64).collect());
 }
 
 /// A request that is still arriving. Dropped before its turn, it is recorded as incomplete.
@@ -286,6 +299,7 @@ fn instead(kind: &FaultKind) -> Reply {
         | FaultKind::Drip { .. }
         | FaultKind::Hang {}
         | FaultKind::Headers { .. }
+        | FaultKind::Late { .. }
         | FaultKind::NotHttp {}
         | FaultKind::Oversize { .. }
         | FaultKind::Reset {}

@@ -148,7 +148,11 @@ fn serve(
     if !looks_like_email(email) {
         return Err(Answer::Documented(DocumentedError::InvalidEmail));
     }
-    let key = key(email, behaviour.email_folding);
+    let mut key = key(email, behaviour.email_folding);
+    if let (true, Some(user)) = (behaviour.per_user, &ask.user) {
+        // No address holds a line break.
+        key = format!("{user}\n{key}");
+    }
     if service == CREATE_OR_UPDATE {
         if !behaviour.required.iter().all(|field| ask.has(*field)) {
             return Err(missing);

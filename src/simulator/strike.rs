@@ -19,7 +19,11 @@ pub(super) struct Faults {
 }
 
 /// The faults that one call meets.
+#[derive(Default)]
 pub(super) struct Struck {
+    /// The wait before the work.
+    pub(super) late: Duration,
+    /// The wait after it.
     pub(super) delay: Duration,
     pub(super) answer: Option<FaultKind>,
     pub(super) delivery: Option<FaultKind>,
@@ -68,11 +72,8 @@ impl Faults {
     /// earlier is not used up: two `status` faults of one call each strike one after the other.
     pub(super) fn strike(&mut self, service: Option<&str>) -> Struck {
         let mut struck = Struck {
-            delay: Duration::ZERO,
-            answer: None,
-            delivery: None,
             work: true,
-            names: Vec::new(),
+            ..Struck::default()
         };
         for fault in &mut self.armed {
             let taken = match fault.kind.place() {
@@ -89,6 +90,10 @@ impl Faults {
             struck.work &= fault.work;
             if let FaultKind::Delay { ms } = fault.kind {
                 struck.delay += Duration::from_millis(ms);
+                continue;
+            }
+            if let FaultKind::Late { ms } = fault.kind {
+                struck.late += Duration::from_millis(ms);
                 continue;
             }
             let place = match fault.kind.place() {
@@ -145,6 +150,7 @@ mod tests {
             Fault::once(status(503)),
             Fault::times(FaultKind::Delay { ms: 5 }, 2),
             Fault::once(FaultKind::Delay { ms: 6 }),
+            Fault::once(FaultKind::Late { ms: 7 }),
             Fault::once(FaultKind::Reset {}),
         ] {
             faults.arm(fault).unwrap();
@@ -153,7 +159,8 @@ mod tests {
         assert_eq!(first.answer, Some(status(500)));
         assert_eq!(first.delivery, Some(FaultKind::Reset {}));
         assert_eq!(first.delay, Duration::from_millis(11));
-        assert_eq!(first.names, ["status", "delay", "delay", "reset"]);
+        assert_eq!(first.late, Duration::from_millis(7));
+        assert_eq!(first.names, ["status", "delay", "delay", "late", "reset"]);
         assert!(!first.work);
         let second = faults.strike(None);
         assert_eq!(second.answer, Some(status(503)));

@@ -780,6 +780,63 @@ async fn calls_that_hang_are_let_go_when_the_faults_are_cleared() {
 }
 
 #[tokio::test]
+async fn what_comes_late_is_done_also_for_a_client_that_left() {
+    let sim = sim().await;
+    let fault = Fault::once(FaultKind::Late { ms: 600_000 });
+    sim.add_fault(fault.for_service("createOrUpdateCustomer"))
+        .unwrap();
+    {
+        let creating = create(&sim);
+        tokio::pin!(creating);
+        // The fault is used up by whom it holds.
+        let held = async {
+            while !sim.faults().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = &mut creating => panic!("answered"),
+            () = held => {}
+        }
+    }
+    assert_eq!(get_status(&sim).await.status(), 404);
+    assert_eq!(sim.requests().len(), 1);
+    sim.clear_faults();
+    sim.arrived(2).await;
+    let late = sim.requests().pop().unwrap();
+    assert_eq!((late.faults, late.stored), (vec!["late"], true));
+    assert_eq!(get_status(&sim).await.status(), 200);
+
+    sim.add_fault(Fault::once(FaultKind::Late { ms: 30 }))
+        .unwrap();
+    let before = crate::clock::instant();
+    assert_eq!(get_status(&sim).await.status(), 200);
+    assert!(before.elapsed().as_millis() >= 30);
+}
+
+#[tokio::test]
+async fn users_may_have_customers_of_their_own() {
+    let accepted = ["demo-user", "other"].map(|user| Login::new(user, "demo-pass"));
+    let (sim, _stop) = start(SimulatorSettings {
+        accepted: accepted.into(),
+        ..SimulatorSettings::default()
+    })
+    .await;
+    let of_other = AUTH.replace("demo-user", "other");
+    let asked = r#""service":"getStatus","target":{"email":"max@specimen.example"}"#;
+    let body = format!("{{{of_other},{asked}}}");
+    for (per_user, status) in [(false, 200), (true, 404)] {
+        sim.set_behaviour(Behaviour {
+            per_user,
+            ..Behaviour::default()
+        });
+        assert_eq!(create(&sim).await.status(), 200);
+        assert_eq!(get_status(&sim).await.status(), 200);
+        assert_eq!(post(&sim, &body).await.status(), status);
+    }
+}
+
+#[tokio::test]
 async fn delay_status_and_delivery_combine() {
     let sim = sim().await;
     let error = DocumentedError::NotFound;
