@@ -16,6 +16,7 @@
 
 mod addresses;
 mod audit;
+mod cache;
 mod campaign;
 mod canary;
 mod check;

@@ -1,0 +1,3 @@
+//! The cache of customers' statuses, through the whole gateway.
+
+mod purge;
