@@ -42,6 +42,7 @@ use crate::{
     customer::EmailCase,
     error::GatewayError,
     ident::{AccountId, Pseudonym, PseudonymKey, Purpose, TenantId},
+    store::StoreError,
     tenant::Disclosure,
     upstream::{
         answer::Answer,
@@ -257,18 +258,32 @@ impl StatusCache {
 
     /// Forgets one customer of a tenant on this account, however the address is spelled. Whether
     /// something was kept.
-    pub fn forget_customer(&self, tenant: &TenantId, account: &AccountId, email: &str) -> bool {
+    ///
+    /// # Errors
+    /// Other gateways could not be told; here it is forgotten, and they are told later.
+    #[expect(clippy::unused_async, reason = "other gateways are to be told")]
+    pub async fn forget_customer(
+        &self,
+        tenant: &TenantId,
+        account: &AccountId,
+        email: &str,
+    ) -> Result<bool, StoreError> {
         let key = self.of(tenant, account).key(email);
         let mut kept = false;
         self.0.slots.disturb(key, clock::instant(), || {
             kept = self.0.entries.load().map.remove(&key).is_some();
         });
-        kept
+        Ok(kept)
     }
 
     /// Forgets a tenant's customers.
-    pub fn forget_tenant(&self, tenant: &TenantId) {
+    ///
+    /// # Errors
+    /// As of [`StatusCache::forget_customer`].
+    #[expect(clippy::unused_async, reason = "other gateways are to be told")]
+    pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.0.forget_tenant(self.0.name(tenant));
+        Ok(())
     }
 
     fn forget_everything(&self) {
