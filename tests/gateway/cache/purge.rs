@@ -27,7 +27,7 @@ const KEPT: [(&str, &str); 5] = [
     ("CACHE__PENDING_TTL", "10m"),
     ("CACHE__NOT_FOUND_TTL", "10m"),
     ("CACHE__REFRESH_PENDING", "false"),
-    ("CACHE__JITTER", "0"),
+    ("CACHE__JITTER", "0.0"),
 ];
 
 /// Part of every address: where it shows, a person shows.
