@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use reqwest::Client;
+use reqwest::{Client, header::CACHE_CONTROL};
 use serde_json::{Value, json};
 
 use super::{
@@ -52,6 +52,8 @@ async fn visit(
     let response = client
         .post(format!("http://{}/v3/stable/api/storage", demo.gateway))
         .bearer_auth(&token.text)
+        // A status is kept since the creation, and DCAMS is to be seen.
+        .header(CACHE_CONTROL, "no-cache")
         .json(body)
         .send()
         .await
