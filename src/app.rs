@@ -154,7 +154,8 @@ impl App {
         });
         observers.metrics.configured(clock::now());
         let timeout = config.upstream.timeout;
-        let statuses = StatusCache::new(&config.cache, config.pseudonyms.clone(), timeout);
+        let (key, pseudonyms) = (&config.state.key, config.pseudonyms.clone());
+        let statuses = StatusCache::new(&config.cache, &store, key, pseudonyms, timeout);
         let rotator = Arc::new(Rotator::new(known, Arc::clone(&observers)));
         let accounts = rotator.plan(config.accounts.clone(), config.vault.clone());
         let mut accounts = accounts?;
@@ -217,9 +218,10 @@ impl App {
         let observers = Arc::clone(&lasting.observers);
         let tell = move |tenant: &TenantId, crossed: &Crossed| warn(&observers, tenant, crossed);
         upkeep.spawn(self.keeper.run(tell));
-        let tidying = lasting.statuses.clone().keep_tidy();
-        let ending_too = ending.clone();
-        upkeep.spawn(async move { ending_too.run_until_cancelled(tidying).await });
+        let statuses = &lasting.statuses;
+        let (tidying, following) = (statuses.clone().keep_tidy(), statuses.clone().follow());
+        upkeep.spawn(ending.clone().run_until_cancelled_owned(tidying));
+        upkeep.spawn(ending.clone().run_until_cancelled_owned(following));
         let listeners = Listeners::open(
             Arc::clone(&live),
             Arc::clone(&lasting),

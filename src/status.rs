@@ -2,13 +2,15 @@
 //!
 //! It knows the four services: what a getStatus found, and what the others say of a status, is kept for a
 //! short time; a write removes it before it is sent. Invariant: whoever reads after a write was answered is
-//! told nothing from before it (`slots`), and nobody is told of another tenant's customer (`key`).
+//! told nothing from before it (`slots`), and nobody is told of another tenant's customer (`key`). Between
+//! gateways the first holds but for a bound that the configuration sets (`fleet`).
 //!
 //! What is kept is an answer as it goes to clients (`entry`): no image, no credential, and of a person
 //! no more than the tenant's clients see. What is not fresh is not told, but where the configuration says
 //! so, and then labelled.
 
 mod entry;
+mod fleet;
 mod key;
 mod slots;
 
@@ -33,15 +35,17 @@ use tokio::{
 pub use self::entry::{Entry, Freshness, Known};
 use self::{
     entry::{Draft, Fit},
+    fleet::{End, Fleet, Heard, Learnt, Seen},
     key::StatusKey,
     slots::{Settled, Slots, Ticket},
 };
 use crate::{
-    caching::{CacheSettings, Tag},
+    caching::{CacheError, CacheSettings, Tag, UntoldWrites},
     clock,
     customer::EmailCase,
     error::GatewayError,
     ident::{AccountId, Pseudonym, PseudonymKey, Purpose, TenantId},
+    store::{Store, StoreError},
     tenant::Disclosure,
     upstream::{
         answer::Answer,
@@ -56,6 +60,8 @@ const OVERHEAD: usize = 500;
 const REFRESHES: usize = 64;
 /// How often what has run out is cleared away though nobody asks.
 const TIDY: Duration = Duration::from_secs(5);
+/// How far behind others a gateway may be that keeps nothing.
+const IDLE: Duration = Duration::from_mins(1);
 
 /// What a read brings home, for all who waited for it.
 pub type Landed = Result<Arc<Entry>, GatewayError>;
@@ -73,6 +79,10 @@ struct Inner {
     era: AtomicU64,
     pseudonyms: PseudonymKey,
     refreshes: Arc<Semaphore>,
+    /// The others, where there may be any.
+    fleet: Option<Fleet>,
+    /// How far behind them this gateway may be, in milliseconds.
+    lag: AtomicU64,
 }
 
 /// The map, and its bounds.
@@ -102,15 +112,6 @@ pub struct Customer {
     era: Era,
 }
 
-impl Customer {
-    const fn fit(&self, disclosure: Disclosure) -> Fit {
-        Fit {
-            disclosure,
-            spelling: self.spelling,
-        }
-    }
-}
-
 /// What a write came to.
 pub enum Written {
     /// It is done, and this is what DCAMS knows now; none where that is not kept.
@@ -122,8 +123,19 @@ pub enum Written {
 }
 
 impl StatusCache {
-    /// An empty one. `timeout` is how long DCAMS may take at most to do what it was asked.
-    pub fn new(settings: &CacheSettings, pseudonyms: PseudonymKey, timeout: Duration) -> Self {
+    /// An empty one. Where `store` is shared it is coherent with those of other gateways; `state_key` seals
+    /// what they share. `timeout` is how long DCAMS may take at most to do what it was asked.
+    pub fn new(
+        settings: &CacheSettings,
+        store: &Store,
+        state_key: &[u8; 32],
+        pseudonyms: PseudonymKey,
+        timeout: Duration,
+    ) -> Self {
+        let fleet = store.redis().map(|redis| {
+            let (redis, pseudonyms) = (redis.clone(), pseudonyms.clone());
+            Fleet::new(redis, state_key, pseudonyms, horizon(timeout))
+        });
         Self(Arc::new(Inner {
             entries: ArcSwap::from_pointee(Entries::new(settings)),
             slots: Slots::new(horizon(timeout)),
@@ -131,12 +143,15 @@ impl StatusCache {
             era: AtomicU64::new(0),
             pseudonyms,
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
+            fleet,
+            lag: AtomicU64::new(lag_of(settings)),
         }))
     }
 
     /// Puts other bounds in force; what was kept goes where they differ, or nothing is to be kept.
     pub fn configure(&self, settings: &CacheSettings, timeout: Duration) {
         self.0.slots.set_horizon(horizon(timeout));
+        self.0.lag.store(lag_of(settings), SeqCst);
         let bounds = Entries::bounds(settings);
         if self.0.entries.load().bounds != bounds {
             self.0.entries.store(Arc::new(Entries::new(settings)));
@@ -158,16 +173,32 @@ impl StatusCache {
         }
     }
 
-    /// What is kept of a customer, fresh or not, for whom it is the right answer.
-    pub fn recall(&self, of: &Customer, disclosure: Disclosure) -> Option<Arc<Entry>> {
+    /// Whether it is known what other gateways did until `node_lag` ago; without that, nothing that is
+    /// kept may be told.
+    pub fn is_in_touch(&self, settings: &CacheSettings) -> bool {
+        let fleet = self.0.fleet.as_ref();
+        fleet.is_none_or(|fleet| fleet.is_in_touch(clock::instant(), settings.node_lag))
+    }
+
+    /// What is kept of a customer, fresh or not, for whom it is the right answer; nothing where this gateway
+    /// is out of touch.
+    pub fn recall(
+        &self,
+        of: &Customer,
+        disclosure: Disclosure,
+        settings: &CacheSettings,
+    ) -> Option<Arc<Entry>> {
+        // First: what is found after it is no older.
+        if !self.is_in_touch(settings) {
+            return None;
+        }
         let entry = self.0.entries.load().map.get(&of.key)?;
-        let valid = entry.fit == of.fit(disclosure) && entry.era == self.0.era_of(of);
-        valid.then_some(entry)
+        (entry.fit == self.0.fit(of, disclosure)).then_some(entry)
     }
 
     /// Begins to ask DCAMS for a customer's status, or waits for a request that is asking.
     pub fn join(&self, of: &Customer, disclosure: Disclosure) -> Turn {
-        let fit = Some(of.fit(disclosure));
+        let fit = Some(self.0.fit(of, disclosure));
         match self.0.slots.begin_read(of.key, fit, clock::instant()) {
             slots::Turn::Join(landed) => Turn::Join(Flight { landed }),
             slots::Turn::Lead(ticket, tell) => Turn::Lead(self.reading(of, ticket, tell)),
@@ -195,18 +226,38 @@ impl StatusCache {
             of: of.clone(),
             ticket: Some(ticket),
             tell,
+            seen: None,
         }
     }
 
-    /// Begins to change a customer: what is kept of it goes.
-    pub fn write(&self, of: &Customer) -> Writing {
+    /// Begins to change a customer: what is kept of it goes, here and at other gateways.
+    ///
+    /// # Errors
+    /// [`CacheError::Untold`] where they cannot be told, and the configuration wants that first.
+    pub async fn write(
+        &self,
+        of: &Customer,
+        settings: &CacheSettings,
+    ) -> Result<Writing, CacheError> {
         let remove = || self.0.remove(of.key);
         self.0.slots.begin_write(of.key, clock::instant(), remove);
-        Writing {
+        let mut writing = Writing {
             cache: Arc::clone(&self.0),
             of: of.clone(),
             ended: false,
+            told: None,
+        };
+        let Some(fleet) = self.0.fleet.as_ref().filter(|_| settings.enabled) else {
+            return Ok(writing);
+        };
+        let told = fleet.begin(&of.tenant, of.key).await;
+        let refused = !told.is_told() && settings.untold_writes == UntoldWrites::Refuse;
+        writing.told = Some(told);
+        if refused {
+            writing.end(&Written::Undone, settings).await;
+            return Err(CacheError::Untold);
         }
+        Ok(writing)
     }
 
     /// Room to ask for a status that no client waits for; none where many are being asked for.
@@ -255,25 +306,66 @@ impl StatusCache {
         (entries.map.entry_count(), entries.map.weighted_size())
     }
 
-    /// Forgets one customer of a tenant on this account, however the address is spelled. Whether
-    /// something was kept.
-    pub fn forget_customer(&self, tenant: &TenantId, account: &AccountId, email: &str) -> bool {
+    /// Forgets one customer of a tenant on this account, however the address is spelled, here and at
+    /// other gateways. Whether something was kept.
+    ///
+    /// # Errors
+    /// Where the others cannot be told now. This gateway has forgotten it, and tells them when it can.
+    pub async fn forget_customer(
+        &self,
+        tenant: &TenantId,
+        account: &AccountId,
+        email: &str,
+    ) -> Result<bool, StoreError> {
         let key = self.of(tenant, account).key(email);
         let mut kept = false;
-        self.0.slots.disturb(key, clock::instant(), || {
+        self.0.slots.disturb(key, None, clock::instant(), || {
             kept = self.0.entries.load().map.remove(&key).is_some();
         });
-        kept
+        if let Some(fleet) = &self.0.fleet {
+            kept |= fleet.forget(tenant, key).await?;
+        }
+        Ok(kept)
     }
 
-    /// Forgets a tenant's customers.
-    pub fn forget_tenant(&self, tenant: &TenantId) {
+    /// Forgets a tenant's customers, here and at other gateways.
+    ///
+    /// # Errors
+    /// As of [`StatusCache::forget_customer`].
+    pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.0.forget_tenant(self.0.name(tenant));
+        match &self.0.fleet {
+            Some(fleet) => fleet.forget_tenant(tenant).await,
+            None => Ok(()),
+        }
     }
 
     fn forget_everything(&self) {
         self.0.era.fetch_add(1, SeqCst);
         self.0.entries.load().map.invalidate_all();
+    }
+
+    /// Follows what other gateways do, for as long as the process runs.
+    pub async fn follow(self) {
+        let Some(fleet) = &self.0.fleet else {
+            return;
+        };
+        let lag = || Duration::from_millis(self.0.lag.load(SeqCst));
+        fleet.follow(lag, |heard| self.act_on(&heard)).await;
+    }
+
+    fn act_on(&self, heard: &Heard) {
+        let (slots, now) = (&self.0.slots, clock::instant());
+        match *heard {
+            Heard::Begun(key, token, doubt) => {
+                slots.begin_elsewhere(key, token, doubt, now, || self.0.remove(key));
+            }
+            Heard::Ended(key, token) => {
+                slots.disturb(key, Some(token), now, || self.0.remove(key));
+            }
+            Heard::TenantForgotten(name) => self.0.forget_tenant(name),
+            Heard::Everything => self.forget_everything(),
+        }
     }
 
     /// Clears away what has run out, for as long as the process runs.
@@ -291,6 +383,14 @@ impl Inner {
     /// The name of a tenant among other gateways.
     fn name(&self, tenant: &TenantId) -> Pseudonym {
         self.pseudonyms.pseudonym(Purpose::Status, tenant, b"")
+    }
+
+    fn fit(&self, of: &Customer, disclosure: Disclosure) -> Fit {
+        Fit {
+            disclosure,
+            spelling: of.spelling,
+            era: self.era_of(of),
+        }
     }
 
     /// Of two numbers that only grow the sum is the same only where both are.
@@ -331,9 +431,8 @@ impl Inner {
             known,
             tag: self.tag(of, &body),
             body,
-            fit: of.fit(disclosure),
+            fit: self.fit(of, disclosure),
             read_at,
-            era: self.era_of(of),
             dice: u16::from_be_bytes(dice),
         };
         Arc::new(Entry::new(draft, settings))
@@ -422,6 +521,10 @@ impl TenantStatuses {
 }
 
 /// Whether a request asks DCAMS, or waits for one that does.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once, and the large one waits for a network"
+)]
 pub enum Turn {
     /// It waits.
     Join(Flight),
@@ -449,16 +552,46 @@ pub struct Reading {
     era: u64,
     ticket: Option<Ticket>,
     tell: Option<watch::Sender<Option<Landed>>>,
+    /// What gateways have together, where that was asked, and what was made of it.
+    seen: Option<(Seen, Option<Arc<Entry>>)>,
 }
 
 impl Reading {
+    /// What gateways keep of the customer together, for whom it is the right answer; where that is not
+    /// there, what this read finds is kept for the others too.
+    pub async fn look_up(
+        &mut self,
+        disclosure: Disclosure,
+        settings: &CacheSettings,
+    ) -> Option<Arc<Entry>> {
+        let fleet = self.cache.fleet.as_ref().filter(|_| settings.shared)?;
+        let seen = fleet.look_up(&self.of.tenant, self.of.key).await.ok()?;
+        let entry = seen.value.as_ref().and_then(|(value, age)| {
+            let read_at = clock::instant().checked_sub(*age)?;
+            let fit = self.cache.fit(&self.of, disclosure);
+            let tag = |body: &[u8]| self.cache.tag(&self.of, body);
+            Entry::read(value, fit, read_at, tag, settings).map(Arc::new)
+        });
+        self.seen = Some((seen, entry.clone()));
+        entry
+    }
+
     /// Ends it: keeps an entry, unless the customer changed meanwhile, and tells who waits. Whether it is
     /// kept.
-    pub fn end(mut self, entry: Option<&Arc<Entry>>, landed: Option<Landed>) -> bool {
+    pub async fn end(mut self, entry: Option<&Arc<Entry>>, landed: Option<Landed>) -> bool {
         let kept = self.settle(entry);
         // Before this nobody is told, so that who asks next finds what is kept.
         if let (Some(tell), Some(landed)) = (self.tell.take(), landed) {
             tell.send_replace(Some(landed));
+        }
+        if let (true, Some(entry), Some((seen, old))) = (kept, entry, &self.seen)
+            && old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, entry))
+            && let Some(fleet) = &self.cache.fleet
+        {
+            let value = entry.write();
+            let learnt = learnt(entry, &value);
+            // Where that fails the others ask by themselves.
+            let _kept = fleet.keep(&self.of.tenant, self.of.key, seen, learnt).await;
         }
         kept
     }
@@ -468,8 +601,11 @@ impl Reading {
             return false;
         };
         let (cache, of) = (&self.cache, &self.of);
-        // What was to be forgotten while it was asked for.
-        let entry = entry.filter(|_| self.era == cache.era_of(of));
+        // What was to be forgotten while it was asked for, or is in doubt as others know.
+        let in_doubt = self.seen.as_ref().is_some_and(|(seen, _)| seen.is_in_doubt);
+        let era = self.era;
+        let entry =
+            entry.filter(|entry| entry.fit.era == era && era == cache.era_of(of) && !in_doubt);
         let keep = || {
             if let Some(entry) = entry {
                 cache.keep(of.key, entry);
@@ -485,7 +621,7 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.settle(None);
+        let _kept = self.settle(None);
     }
 }
 
@@ -494,17 +630,33 @@ pub struct Writing {
     cache: Arc<Inner>,
     of: Customer,
     ended: bool,
+    /// What the others are told of it.
+    told: Option<fleet::Write>,
 }
 
 impl Writing {
-    /// Ends it, and keeps what it says where it is the last word.
-    pub fn end(mut self, written: &Written) {
-        self.settle(written);
+    /// Ends it, and keeps what it says where it is the last word. The others know when this returns, or are
+    /// told later.
+    pub async fn end(mut self, written: &Written, settings: &CacheSettings) {
+        let kept = self.settle(written);
+        let (Some(told), Some(fleet)) = (self.told.take(), &self.cache.fleet) else {
+            return;
+        };
+        let entry = match written {
+            Written::Done(entry) => entry.as_ref(),
+            Written::Undone => None,
+            Written::Unknown => return fleet.end(told, End::Unknown).await,
+        };
+        let entry = entry.filter(|_| kept && settings.shared);
+        let value = entry.map(|entry| (entry, entry.write()));
+        let learnt = value.as_ref().map(|(entry, value)| learnt(entry, value));
+        fleet.end(told, End::Settled(learnt)).await;
     }
 
-    fn settle(&mut self, written: &Written) {
+    /// Whether what it says is the last word.
+    fn settle(&mut self, written: &Written) -> bool {
         if std::mem::replace(&mut self.ended, true) {
-            return;
+            return false;
         }
         let (cache, of) = (&self.cache, &self.of);
         let (settled, entry) = match written {
@@ -519,14 +671,30 @@ impl Writing {
         };
         cache
             .slots
-            .end_write(of.key, settled, clock::instant(), keep);
+            .end_write(of.key, settled, clock::instant(), keep)
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.settle(&Written::Unknown);
+        let _kept = self.settle(&Written::Unknown);
     }
+}
+
+/// An entry as gateways keep it together.
+fn learnt<'a>(entry: &Entry, value: &'a [u8]) -> Learnt<'a> {
+    let age = entry.age(clock::instant());
+    let ttl = entry.keep.saturating_sub(age);
+    Learnt { value, age, ttl }
+}
+
+fn lag_of(settings: &CacheSettings) -> u64 {
+    let lag = if settings.enabled {
+        settings.node_lag
+    } else {
+        IDLE
+    };
+    u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long it may take until what DCAMS was asked has happened, or will not: a minute, or twice as long

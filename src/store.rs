@@ -9,7 +9,7 @@
 
 mod embedded;
 pub mod redis;
-mod seal;
+pub(crate) mod seal;
 #[cfg(test)]
 mod tests;
 

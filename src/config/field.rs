@@ -137,10 +137,10 @@ impl<'a> Field<'a> {
 
     /// `true` or `false`.
     pub(super) fn flag(&self) -> Option<bool> {
-        let flag = match &self.value.kind {
-            ValueKind::Boolean(flag) => Some(*flag),
-            _ => self.variable().and_then(|text| text.parse().ok()),
-        };
+        if let ValueKind::Boolean(flag) = self.value.kind {
+            return Some(flag);
+        }
+        let flag = self.variable().and_then(|text| text.parse().ok());
         if flag.is_none() {
             self.mistake("is not true or false", "write true or false, unquoted");
         }
@@ -149,10 +149,12 @@ impl<'a> Field<'a> {
 
     /// The text of an environment variable, which has numbers and flags as text too.
     fn variable(&self) -> Option<&str> {
-        match &self.value.kind {
-            ValueKind::String(text) if is_variable(&self.origin) => Some(text),
-            _ => None,
+        if let ValueKind::String(text) = &self.value.kind
+            && is_variable(&self.origin)
+        {
+            return Some(text);
         }
+        None
     }
 
     /// Whether it is `false` and nothing else.
@@ -259,13 +261,12 @@ impl<'a> Field<'a> {
         let mend = format!(
             "write a share with one or two decimals such as {most:?}, from {least:?} to {most:?}"
         );
-        let share = match &self.value.kind {
-            ValueKind::Float(share) => Some(*share),
+        let share = if let ValueKind::Float(share) = self.value.kind {
+            Some(share)
+        } else {
             // As in a file, with a decimal point.
-            _ => self
-                .variable()
-                .filter(|text| text.contains('.'))
-                .and_then(|text| text.parse().ok()),
+            let text = self.variable().filter(|text| text.contains('.'));
+            text.and_then(|text| text.parse().ok())
         };
         let Some(share) = share else {
             self.mistake("is not a share", &mend);

@@ -4,7 +4,7 @@
 //! Invariant: what is kept goes before a change is sent, and whatever comes of a read or a change is told
 //! to the cache, also where its client has left.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::time::timeout_at;
@@ -22,6 +22,7 @@ use crate::{
     tenant::Disclosure,
     trail::Errand,
     upstream::{
+        answer::Answer,
         client::SendError,
         verdict::{Message, Refusal},
     },
@@ -70,6 +71,8 @@ impl Gateway {
             Some(Bypass::NotOwned)
         } else if job.disclosure == Disclosure::Full && !settings.full {
             Some(Bypass::Full)
+        } else if !self.statuses.is_in_touch(settings) {
+            Some(Bypass::OutOfTouch)
         } else {
             None
         }
@@ -97,6 +100,10 @@ impl Gateway {
             },
         };
         if wish.only_cached {
+            if let Some((entry, left)) = self.look_up_alone(job, bypass).await {
+                let shared = true;
+                return told(&entry, Course::Hit { left, shared }, journey);
+            }
             journey.cached = Some(cached(Course::Absent));
             return Err(CacheError::Absent.into());
         }
@@ -112,7 +119,8 @@ impl Gateway {
     }
 
     fn recall(&self, job: &Job) -> Option<Arc<Entry>> {
-        self.statuses.recall(&job.subject.customer, job.disclosure)
+        let (customer, settings) = (&job.subject.customer, &self.caching);
+        self.statuses.recall(customer, job.disclosure, settings)
     }
 
     /// Whether what is kept may be told, and as what; or why DCAMS has to be asked.
@@ -185,13 +193,47 @@ impl Gateway {
         }
     }
 
+    /// What gateways keep together, where that will do.
+    async fn look_up(&self, reading: &mut Reading, job: &Job) -> Option<(Arc<Entry>, Duration)> {
+        let entry = reading.look_up(job.disclosure, &self.caching).await?;
+        let now = clock::instant();
+        let wanted = job.subject.wish.max_age;
+        match entry.freshness(now, &self.caching) {
+            Freshness::Fresh(left) if wanted.is_none_or(|most| entry.age(now) < most) => {
+                Some((entry, left))
+            }
+            Freshness::Fresh(_) | Freshness::Stale(_) => None,
+        }
+    }
+
+    /// The same where DCAMS is not to be asked.
+    async fn look_up_alone(
+        &self,
+        job: &Job,
+        bypass: Option<Bypass>,
+    ) -> Option<(Arc<Entry>, Duration)> {
+        if bypass.is_some() {
+            return None;
+        }
+        let mut reading = self.statuses.read(&job.subject.customer);
+        let found = self.look_up(&mut reading, job).await?;
+        reading.end(Some(&found.0), None).await;
+        Some(found)
+    }
+
     async fn lead(
         &self,
-        reading: Reading,
+        mut reading: Reading,
         job: &Job,
         journey: &mut Journey,
         why: Why,
     ) -> Result<Segments, GatewayError> {
+        if let Some((entry, left)) = self.look_up(&mut reading, job).await {
+            let landed = Ok(Arc::clone(&entry));
+            reading.end(Some(&entry), Some(landed)).await;
+            let shared = true;
+            return told(&entry, Course::Hit { left, shared }, journey);
+        }
         let (landed, stored) = self.land(reading, job, journey).await;
         journey.forwarded(why, stored);
         let entry = landed?;
@@ -228,7 +270,7 @@ impl Gateway {
             }
         };
         let keep = keep.filter(|_| !job.subject.wish.no_store);
-        let stored = reading.end(keep.as_ref(), Some(landed.clone()));
+        let stored = reading.end(keep.as_ref(), Some(landed.clone())).await;
         (landed, stored)
     }
 
@@ -262,10 +304,15 @@ impl Gateway {
         journey: &mut Journey,
         grip: Grip,
     ) -> Result<Segments, GatewayError> {
-        let reading = self.bypass(job, grip).is_none().then(|| {
-            let reading = self.statuses.read(&job.subject.customer);
-            (reading, clock::instant())
-        });
+        let reading = match self.bypass(job, grip) {
+            None => {
+                let mut reading = self.statuses.read(&job.subject.customer);
+                // What it finds is for the others too, if nothing happens meanwhile.
+                drop(self.look_up(&mut reading, job).await);
+                Some((reading, clock::instant()))
+            }
+            Some(_) => None,
+        };
         let answer = self
             .exchange(&job.sealed, job.operation(), job, journey)
             .await;
@@ -281,7 +328,7 @@ impl Gateway {
                 }
             };
             let entry = entry.filter(|_| !job.subject.wish.no_store);
-            reading.end(entry.as_ref(), None);
+            reading.end(entry.as_ref(), None).await;
         }
         let answer = answer?;
         let trail = &mut journey.trail;
@@ -297,7 +344,7 @@ impl Gateway {
         grip: Grip,
     ) -> Result<Segments, GatewayError> {
         let (customer, settings) = (&job.subject.customer, &self.caching);
-        let writing = self.statuses.write(customer);
+        let writing = self.statuses.write(customer, settings).await?;
         let began = clock::instant();
         let answer = self
             .exchange(&job.sealed, job.operation(), job, journey)
@@ -315,7 +362,7 @@ impl Gateway {
             Err(error) if did_nothing(error) => Written::Undone,
             Err(_) => Written::Unknown,
         };
-        writing.end(&written);
+        writing.end(&written, settings).await;
         let answer = answer?;
         let trail = &mut journey.trail;
         trail.understood(answer.customer_status(), answer.dropped());
@@ -367,7 +414,7 @@ impl Witness for Behind {
         }
     }
 
-    fn understood(&mut self, _answer: &crate::upstream::answer::Answer) {}
+    fn understood(&mut self, _answer: &Answer) {}
 }
 
 impl Subject {
@@ -407,7 +454,7 @@ pub(super) const fn unknown() -> CacheStatus {
 const fn cached(course: Course) -> CacheStatus {
     CacheStatus {
         course,
-        age: std::time::Duration::ZERO,
+        age: Duration::ZERO,
         tag: None,
     }
 }

@@ -1,11 +1,4 @@
 mod edges;
-#[path = "../../tests/gateway/redis/server.rs"]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    reason = "the tests of the gateway use all of it"
-)]
-mod server;
 mod shared;
 
 use std::{num::NonZeroU32, path::Path, slice};

@@ -37,6 +37,8 @@ pub(super) struct Fit {
     pub(super) disclosure: Disclosure,
     /// The address as DCAMS was asked for it.
     pub(super) spelling: Pseudonym,
+    /// Counts what was to be forgotten.
+    pub(super) era: u64,
 }
 
 /// What DCAMS said of a customer, and when.
@@ -54,8 +56,6 @@ pub struct Entry {
     jitter: u16,
     /// For how long it is worth its place, from `read_at`.
     pub(super) keep: Duration,
-    /// Counts what its tenant was made to forget, and everybody.
-    pub(super) era: u64,
     /// How often it was told.
     told: AtomicU32,
 }
@@ -67,7 +67,6 @@ pub(super) struct Draft {
     pub(super) tag: Tag,
     pub(super) fit: Fit,
     pub(super) read_at: Instant,
-    pub(super) era: u64,
     /// A random number.
     pub(super) dice: u16,
 }
@@ -97,9 +96,41 @@ impl Entry {
             read_at: draft.read_at,
             jitter: draft.dice % (u16::from(settings.jitter) * 10 + 1),
             keep: if ttl.is_zero() { ttl } else { ttl + late },
-            era: draft.era,
             told: AtomicU32::new(0),
         }
+    }
+
+    /// As other gateways keep it: a version, what DCAMS said, for whom it is, and the answer.
+    pub(super) fn write(&self) -> Vec<u8> {
+        let word = WORDS.iter().find(|(known, _)| *known == self.known);
+        let word = word.map_or(0, |(_, word)| *word);
+        let head = [VERSION, word, word_of(self.fit.disclosure)];
+        [&head[..], &self.fit.spelling.to_bytes(), &self.body].concat()
+    }
+
+    /// Reads what [`Entry::write`] wrote, for whom it fits.
+    pub(super) fn read(
+        written: &[u8],
+        fit: Fit,
+        read_at: Instant,
+        tag: impl Fn(&[u8]) -> Tag,
+        settings: &CacheSettings,
+    ) -> Option<Self> {
+        let ([version, word, disclosure], rest) = written.split_first_chunk()?;
+        let (spelling, body) = rest.split_at_checked(Pseudonym::LEN)?;
+        let (known, _) = WORDS.iter().find(|(_, known)| known == word)?;
+        let fits = *version == VERSION
+            && *disclosure == word_of(fit.disclosure)
+            && *spelling == fit.spelling.to_bytes();
+        let draft = Draft {
+            known: *known,
+            body: Bytes::copy_from_slice(body),
+            tag: tag(body),
+            fit,
+            read_at,
+            dice: 0,
+        };
+        fits.then(|| Self::new(draft, settings))
     }
 
     /// What DCAMS said.
@@ -148,6 +179,24 @@ impl Entry {
     /// How many bytes it holds.
     pub(super) fn len(&self) -> usize {
         self.body.len()
+    }
+}
+
+/// The form of what other gateways keep.
+const VERSION: u8 = 1;
+
+/// What DCAMS may say, in one byte.
+const WORDS: [(Known, u8); 4] = [
+    (Known::NotFound, 0),
+    (Known::Found(CustomerStatus::Fail), 1),
+    (Known::Found(CustomerStatus::Pass), 2),
+    (Known::Found(CustomerStatus::Pending), 3),
+];
+
+const fn word_of(disclosure: Disclosure) -> u8 {
+    match disclosure {
+        Disclosure::Full => 1,
+        Disclosure::Minimal => 0,
     }
 }
 

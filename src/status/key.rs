@@ -24,4 +24,14 @@ impl StatusKey {
     pub(super) const fn name(self) -> Pseudonym {
         self.0
     }
+
+    /// All of it, for other gateways.
+    pub(super) fn to_bytes(self) -> [u8; Pseudonym::LEN] {
+        self.0.to_bytes()
+    }
+
+    /// What [`StatusKey::to_bytes`] gave.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Pseudonym::from_bytes(bytes).map(Self)
+    }
 }

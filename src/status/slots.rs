@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{entry::Fit, key::StatusKey};
+use super::{entry::Fit, fleet::Token, key::StatusKey};
 
 /// How many customers may be in doubt; with more, all are.
 const DOUBTS: usize = 100_000;
@@ -32,7 +32,7 @@ struct Table<T> {
     /// How long a customer is in doubt.
     horizon: Duration,
     slots: HashMap<StatusKey, Slot<T>>,
-    /// When doubts end, in that order.
+    /// When doubts end, nearly in that order.
     doubts: VecDeque<(Instant, StatusKey)>,
     /// Until when everybody is in doubt.
     blind_until: Option<Instant>,
@@ -45,9 +45,15 @@ struct Slot<T> {
     generation: u64,
     /// Whether writes overlapped, so that nobody knows which came last.
     contested: bool,
-    /// Until when it is in doubt.
-    doubt: Option<Instant>,
+    doubt: Option<Doubt>,
     flight: Option<Flight<T>>,
+}
+
+#[derive(Clone, Copy)]
+struct Doubt {
+    until: Instant,
+    /// The one write that is under way elsewhere; none where no end that is told would lift the doubt.
+    token: Option<Token>,
 }
 
 /// A question to DCAMS that others may wait for.
@@ -110,7 +116,7 @@ impl<T> Slot<T> {
     }
 
     fn is_doubtful(&self, now: Instant) -> bool {
-        self.doubt.is_some_and(|until| now < until)
+        self.doubt.is_some_and(|doubt| now < doubt.until)
     }
 
     fn is_idle(&self) -> bool {
@@ -124,11 +130,10 @@ impl<T> Table<T> {
     }
 
     /// Puts a customer in doubt.
-    fn doubt(&mut self, key: StatusKey, now: Instant) {
-        let until = now + self.horizon;
+    fn doubt(&mut self, key: StatusKey, until: Instant, token: Option<Token>, now: Instant) {
         if self.doubts.len() >= DOUBTS {
-            // The last of them ends last.
-            self.blind_until = Some(until);
+            let ends = self.doubts.iter().map(|(until, _)| *until);
+            self.blind_until = ends.max().max(self.blind_until).max(Some(until));
             for (_, key) in mem::take(&mut self.doubts) {
                 if let Some(slot) = self.slots.get_mut(&key) {
                     slot.doubt = None;
@@ -137,7 +142,12 @@ impl<T> Table<T> {
             }
         }
         self.doubts.push_back((until, key));
-        self.slots.entry(key).or_default().doubt = Some(until);
+        let slot = self.slots.entry(key).or_default();
+        let before = slot.doubt.filter(|doubt| now < doubt.until);
+        // Of several writes at once only time tells the end.
+        let token = token.filter(|_| before.is_none_or(|before| before.token == token));
+        let until = before.map_or(until, |before| until.max(before.until));
+        slot.doubt = Some(Doubt { until, token });
     }
 
     /// Ends the doubts whose time has come.
@@ -269,18 +279,47 @@ impl<T> Slots<T> {
             keep();
         }
         if settled == Settled::Unknown {
-            table.doubt(key, now);
+            let until = now + table.horizon;
+            table.doubt(key, until, None, now);
         }
         table.tidy(key);
         kept
     }
 
-    /// What is kept of a customer goes.
-    pub(super) fn disturb(&self, key: StatusKey, now: Instant, remove: impl FnOnce()) {
+    /// Another gateway has begun a write, or does not know what became of it: so long from now its customer
+    /// is in doubt, or until the write has ended.
+    pub(super) fn begin_elsewhere(
+        &self,
+        key: StatusKey,
+        token: Token,
+        doubt: Duration,
+        now: Instant,
+        remove: impl FnOnce(),
+    ) {
         let mut table = self.table(now);
+        table.doubt(key, now + doubt, Some(token), now);
         if let Some(slot) = table.slots.get_mut(&key) {
             slot.disturb();
         }
+        remove();
+    }
+
+    /// What is kept of a customer goes. With a token it is the end of that write elsewhere.
+    pub(super) fn disturb(
+        &self,
+        key: StatusKey,
+        token: Option<Token>,
+        now: Instant,
+        remove: impl FnOnce(),
+    ) {
+        let mut table = self.table(now);
+        if let Some(slot) = table.slots.get_mut(&key) {
+            slot.disturb();
+            if token.is_some() && slot.doubt.is_some_and(|doubt| doubt.token == token) {
+                slot.doubt = None;
+            }
+        }
+        table.tidy(key);
         remove();
     }
 

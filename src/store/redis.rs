@@ -10,6 +10,14 @@ pub(super) mod entries;
 mod info;
 mod line;
 mod script;
+#[cfg(test)]
+#[path = "../../tests/gateway/redis/server.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests of the gateway use all of it"
+)]
+pub(crate) mod server;
 pub mod settings;
 mod slots;
 mod undo;

@@ -20,17 +20,17 @@ const OVERHEAD: usize = NONCE_LEN + 16;
 /// A value was not sealed with this key for this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a value does not open")]
-pub(super) struct DoesNotOpen;
+pub(crate) struct DoesNotOpen;
 
 /// Seals and opens values.
-pub(super) struct Sealer {
+pub(crate) struct Sealer {
     key: RandomizedNonceKey,
     decoy: Vec<u8>,
 }
 
 impl Sealer {
     /// Derives the key.
-    pub(super) fn derive(secret: &[u8; 32]) -> Result<Self, Unspecified> {
+    pub(crate) fn derive(secret: &[u8; 32]) -> Result<Self, Unspecified> {
         let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let derived = hmac::sign(&root, b"dcams-gateway state seal v1");
         let mut bytes = Zeroizing::new([0; 32]);
@@ -45,7 +45,7 @@ impl Sealer {
 
     /// Seals a value for one place. Its nonce is random; should two ever be equal, this cipher only
     /// shows whether two values were.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         table: &str,
         entry: &[u8],
@@ -61,7 +61,7 @@ impl Sealer {
     }
 
     /// Opens what was sealed for this place.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         table: &str,
         entry: &[u8],

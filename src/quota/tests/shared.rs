@@ -1,11 +1,14 @@
 //! Several nodes on one Redis: what they admit together, and what while it is away.
 
-use super::{server::RedisServer, *};
+use super::*;
 use crate::quota::redis::SubjectOp;
 use crate::store::{
     Backend, StateSettings,
-    redis::Script,
-    redis::settings::{Login, Mode, Server},
+    redis::{
+        Script,
+        server::RedisServer,
+        settings::{Login, Mode, Server},
+    },
 };
 
 /// Gateways that share a Redis, each with its own memory and connection.

@@ -20,6 +20,7 @@ fn fit() -> Fit {
     Fit {
         disclosure: Disclosure::Minimal,
         spelling: key("a@b.example").name(),
+        era: 0,
     }
 }
 
