@@ -6,6 +6,7 @@
 
 pub(crate) mod api;
 pub(crate) mod credentials;
+pub(crate) mod forget;
 mod import;
 pub(crate) mod usage;
 
@@ -21,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-use self::{api::BoxError, usage::Desk};
+use self::{api::BoxError, forget::Home, usage::Desk};
 use crate::{
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
@@ -71,6 +72,8 @@ pub struct Admin {
     pub terms: Terms,
     /// What writes down older customers, for each tenant that has a ledger.
     pub importers: HashMap<TenantId, Importer>,
+    /// Where each tenant's customers are.
+    pub homes: HashMap<TenantId, Home>,
     /// What tenants have used, and more for them.
     pub usage: Desk,
     /// The bodies held now.
@@ -118,7 +121,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /api/credentials, /api/customers/{import,owner,remove}, /api/reload, /api/revocations, /api/usage, /api/usage/statement, /api/usage/TENANT/grant\n",
+                "served here: /livez, /readyz, /metrics, /api/cache/purge, /api/credentials, /api/customers/{forget,import,owner,remove}, /api/reload, /api/revocations, /api/usage, /api/usage/statement, /api/usage/TENANT/grant\n",
             ),
         }
     }

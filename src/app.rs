@@ -32,6 +32,7 @@ use self::{
     watching::{Watched, keep_watch},
 };
 use crate::{
+    admin::forget::Home,
     audit::{AuditTrail, Deed},
     auth::{register::Register, revocation::request::Terms},
     clock,
@@ -329,6 +330,21 @@ pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, I
         .filter(|tenant| tenant.isolation != Isolation::None)
         .filter_map(importer)
         .collect()
+}
+
+/// Where each tenant's customers are.
+fn homes(config: &Config) -> HashMap<TenantId, Home> {
+    let accounts = config.accounts.iter().map(|account| (&account.id, account));
+    let accounts: HashMap<&AccountId, &Account> = accounts.collect();
+    let home = |tenant: &Tenant| {
+        let account = accounts.get(&tenant.account)?;
+        let home = Home {
+            account: account.id.clone(),
+            email_case: account.email_case,
+        };
+        Some((tenant.id.clone(), home))
+    };
+    config.tenants.iter().filter_map(home).collect()
 }
 
 fn grants(

@@ -123,7 +123,7 @@ pub struct Act<'a> {
 pub enum Deed<'a> {
     /// An operator asked for something, or did it.
     Admin {
-        /// `usage_read`, `usage_grant` or `statement_read`.
+        /// `cache_purge`, `customer_forget`, `usage_read`, `usage_grant` or `statement_read`.
         action: &'static str,
         /// Whose; none where it is about all tenants.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +134,9 @@ pub enum Deed<'a> {
         /// What was granted.
         #[serde(flatten)]
         grant: Option<Granting>,
+        /// What was forgotten.
+        #[serde(flatten)]
+        forgetting: Option<Forgetting>,
     },
     /// The configuration was read again.
     ConfigReloaded {
@@ -203,6 +206,26 @@ pub struct Granting {
     pub amount: u64,
     /// `begun`, then how it ended: `granted`, `granted_before`, `refused`, or `unknown` where it may yet
     /// take effect.
+    pub result: &'static str,
+}
+
+/// What the gateway was told to keep no more.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Forgetting {
+    /// Of whom, as in outcome events; none where it is about a whole tenant.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_text_option"
+    )]
+    pub customer: Option<Pseudonym>,
+    /// Whether a status was kept: `removed`, `none`, or `untold` where other gateways are yet to be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
+    /// Whether the ledger had the customer: `removed`, `not_owned`, `no_ledger`, or `unknown` where the
+    /// ledger did not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<&'static str>,
+    /// `begun`, then how it ended: `done`, or `incomplete`.
     pub result: &'static str,
 }
 

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit code 0: fine; 1: the work
 //! failed, and the last line says what to do next; 2: wrong usage.
 
+mod cache;
 mod credentials;
 mod customers;
 pub mod demo;
@@ -55,11 +56,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Have the gateway that runs keep statuses no more, of a tenant or of one customer
+    Cache(cache::CacheArgs),
     /// Check a configuration, and print each mistake with file, key and mend
     Check(ConfigArgs),
     /// Show how the credentials towards DCAMS stand, test them, or have one tried again
     Credentials(credentials::CredentialsArgs),
-    /// Write down customers from before the gateway, take them out, or ask whose one is
+    /// Write down customers from before the gateway, take them out, ask whose one is, or forget one
     Customers(customers::CustomersArgs),
     /// Run gateway and simulator on loopback, with nothing to prepare
     Demo(demo::DemoArgs),
@@ -218,6 +221,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
     match command {
+        Command::Cache(args) => cache::run(args).await,
         Command::Check(args) => check(&args),
         Command::Credentials(args) => credentials::run(args).await,
         Command::Customers(args) => customers::run(&args).await,

@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Admin, credentials,
-    import::{self, Call, ImportError},
+    Admin, credentials, forget,
+    import::{self, ImportError},
     respond, usage,
 };
 use crate::{
@@ -133,8 +133,6 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a body holds, as it is told to who sent another.
 const CREDENTIAL: &str = "`account` and `credential`";
-const CUSTOMER: &str = "`account` and `email`";
-const CUSTOMERS: &str = "`tenant` and `emails`";
 const TOKENS: &str = "`issuer`, `jti`, `subject`, `kid`, `tenant`, `issued_before` and `expires` (the last \
                       two as \"2026-11-23T08:00:00Z\")";
 
@@ -148,22 +146,11 @@ where
     if let Some(rest) = usage::below(path) {
         return usage::answer(admin, rest, parts, body).await;
     }
-    if let Some(call) = Call::at(path) {
-        if parts.method != Method::POST {
-            return Err(not_allowed("POST"));
-        }
-        let (importers, headers) = (&admin.importers, &parts.headers);
-        let document = match call {
-            Call::Apply(action) => {
-                let request = read(headers, body, CUSTOMERS).await?;
-                import::apply(importers, action, &request).await?
-            }
-            Call::Owner => {
-                let request = read(headers, body, CUSTOMER).await?;
-                import::owner(importers, &request).await?
-            }
-        };
-        return Ok((StatusCode::OK, document));
+    if let Some(call) = forget::Call::at(path) {
+        return forget::answer(admin, call, parts, body).await;
+    }
+    if let Some(call) = import::Call::at(path) {
+        return import::answer(admin, call, parts, body).await;
     }
     match (path, &parts.method) {
         ("/api/credentials", &Method::GET) => {
@@ -197,9 +184,9 @@ where
             _ => Err(not_allowed("DELETE")),
         };
     }
-    let detail = "served here: /api/credentials, /api/credentials/retry, \
-                  /api/customers/{import,owner,remove}, /api/reload, /api/revocations, /api/usage, \
-                  /api/usage/statement, /api/usage/TENANT/grant";
+    let detail = "served here: /api/cache/purge, /api/credentials, /api/credentials/retry, \
+                  /api/customers/{forget,import,owner,remove}, /api/reload, /api/revocations, \
+                  /api/usage, /api/usage/statement, /api/usage/TENANT/grant";
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 

@@ -301,6 +301,7 @@ fn note<'a>(
             tenant,
             month,
             grant: None,
+            forgetting: None,
         });
     }
 }
@@ -324,6 +325,7 @@ async fn watched(
                 amount,
                 result,
             }),
+            forgetting: None,
         })
     };
     if !act("begun") {

@@ -16,7 +16,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{grants, importers};
+use super::{grants, homes, importers};
 use crate::{
     address::Client,
     admin::{Admin, AdminSettings, usage::Desk},
@@ -244,6 +244,7 @@ fn admin(
     Admin {
         token: config.admin.token.clone(),
         importers,
+        homes: homes(config),
         observers: Arc::clone(&lasting.observers),
         fixed_keys: config.issuers.iter().any(|i| i.keys.remote().is_none()),
         statuses: lasting.statuses.clone(),

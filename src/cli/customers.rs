@@ -1,4 +1,5 @@
-//! `customers import|remove|owner`: what an operator does with the ledger.
+//! `customers import|remove|owner|forget`: what an operator does with the ledger, and with all that the
+//! gateway has of one person.
 //!
 //! A file goes in batches, each one durable before the next begins, so that it can be stopped at
 //! any time and run again. Invariant: no address is ever printed; a line is named by its number.
@@ -21,6 +22,7 @@ use super::{
     say, shutdown_on_signals,
 };
 use crate::{
+    admin::forget::{Removed, disown, document},
     app,
     config::Config,
     customer::{
@@ -29,7 +31,8 @@ use crate::{
     },
     ident::TenantId,
     payload::email::is_mailbox,
-    tenant::Isolation,
+    store::Backend,
+    tenant::{Isolation, Tenant},
 };
 
 /// `timeout -s INT` sends its signal to the process and to its group, which is one wish to stop.
@@ -43,6 +46,8 @@ pub(super) struct CustomersArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Remove what the gateway has of a customer, and say what that was; DCAMS still has it
+    Forget(ForgetArgs),
     /// Import the email addresses of a CSV file: its column `email`, or its only one
     Import(FileArgs),
     /// Print which tenant a customer belongs to
@@ -68,6 +73,19 @@ struct FileArgs {
 }
 
 #[derive(Debug, Args)]
+struct ForgetArgs {
+    /// A TOML file, or a folder of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// The tenant whose customer it is
+    #[arg(long, value_name = "ID")]
+    tenant: String,
+    /// The customer's address
+    #[arg(long, value_name = "EMAIL")]
+    email: String,
+}
+
+#[derive(Debug, Args)]
 struct OwnerArgs {
     /// A TOML file, or a folder of them
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
@@ -82,6 +100,7 @@ struct OwnerArgs {
 
 pub(super) async fn run(args: &CustomersArgs) -> Result<(), CommandError> {
     match &args.command {
+        Command::Forget(args) => forget(args).await,
         Command::Import(args) => apply(Action::Import, args).await,
         Command::Owner(args) => owner(args).await,
         Command::Remove(args) => apply(Action::Remove, args).await,
@@ -91,6 +110,10 @@ pub(super) async fn run(args: &CustomersArgs) -> Result<(), CommandError> {
 async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     let tenant = tenant(&config, &args.tenant)?;
+    if tenant.isolation == Isolation::None {
+        return Err(no_ledger(&tenant.id));
+    }
+    let tenant = tenant.id.clone();
     let flawed = |flaw| CommandError::Flaw {
         path: args.file.clone(),
         flaw,
@@ -119,12 +142,36 @@ async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
     }
 }
 
+async fn forget(args: &ForgetArgs) -> Result<(), CommandError> {
+    let config = Config::load_with_env(&args.config)?;
+    let tenant = &tenant(&config, &args.tenant)?.id;
+    let email = mailbox(&args.email)?;
+    let reach = match &config.state.backend {
+        // Gateways of other machines may have it in memory: one of them has to be told.
+        Backend::Redis(_) => Reach::Running(Operator::reach(&config.admin).await?),
+        Backend::Embedded { .. } => Reach::open(&config).await?,
+    };
+    let answer = match reach {
+        Reach::Running(operator) => {
+            let body = json!({ "tenant": tenant, "email": email });
+            let answer = operator.ask(Method::POST, "api/customers/forget", Some(&body));
+            answer.await?
+        }
+        Reach::Store(store) => {
+            complain(
+                "note: no gateway runs on this state, so no status is kept, and no audit event tells of this",
+            );
+            let importers = app::importers(&config, &Ledger::new(store));
+            let ownership = disown(importers.get(tenant), email).await?;
+            document(tenant, Removed::of_ledger(ownership))
+        }
+    };
+    say(&answer.to_string())
+}
+
 async fn owner(args: &OwnerArgs) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
-    if !is_mailbox(args.email.trim()) {
-        let why = "what stands behind --email is not an email address";
-        return Err(CommandError::Usage(why.to_owned()));
-    }
+    mailbox(&args.email)?;
     let owner = match Reach::open(&config).await? {
         Reach::Running(operator) => {
             let body = json!({ "account": args.account, "email": args.email });
@@ -332,21 +379,25 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
     }
 }
 
-fn tenant(config: &Config, name: &str) -> Result<TenantId, CommandError> {
+/// The address of an argument, which no message repeats.
+pub(super) fn mailbox(email: &str) -> Result<&str, CommandError> {
+    let email = email.trim();
+    is_mailbox(email).then_some(email).ok_or_else(|| {
+        let why = "what stands behind --email is not an email address";
+        CommandError::Usage(why.to_owned())
+    })
+}
+
+fn tenant<'a>(config: &'a Config, name: &str) -> Result<&'a Tenant, CommandError> {
     let tenant = config
         .tenants
         .iter()
         .find(|tenant| tenant.id.as_str() == name);
-    let Some(tenant) = tenant else {
+    tenant.ok_or_else(|| {
         let known: Vec<&str> = config.tenants.iter().map(|t| t.id.as_str()).collect();
         let known = known.join(", ");
-        let why = format!("there is no such tenant; known: {known}");
-        return Err(CommandError::Usage(why));
-    };
-    match tenant.isolation {
-        Isolation::Ledger(_) => Ok(tenant.id.clone()),
-        Isolation::None => Err(no_ledger(&tenant.id)),
-    }
+        CommandError::Usage(format!("there is no such tenant; known: {known}"))
+    })
 }
 
 fn no_ledger(tenant: &TenantId) -> CommandError {

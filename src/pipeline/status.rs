@@ -281,20 +281,25 @@ impl Gateway {
         job: &Job,
         journey: &mut Journey,
     ) -> Result<Segments, GatewayError> {
-        let takes = |entry: &Arc<Entry>| match entry.freshness(clock::instant(), &self.caching) {
-            // Another request has found it out meanwhile.
-            Freshness::Fresh(_) => true,
-            Freshness::Stale(past) => entry.may_be_late(past, self.caching.stale_if_error),
-        };
         let takes_stale = job.subject.takes_stale() && !is_bypassed(journey);
-        let entry = takes_stale.then(|| self.recall(job)).flatten();
-        let Some(entry) = entry.filter(takes) else {
+        let Some(entry) = takes_stale.then(|| self.recall(job)).flatten() else {
             return Err(error);
+        };
+        let course = match entry.freshness(clock::instant(), &self.caching) {
+            // Another request has found it out meanwhile.
+            Freshness::Fresh(left) => Course::Hit {
+                left,
+                shared: false,
+            },
+            Freshness::Stale(past) if entry.may_be_late(past, self.caching.stale_if_error) => {
+                let status = journey.upstream_status.map(|status| status.as_u16());
+                Course::Stale { status }
+            }
+            Freshness::Stale(_) => return Err(error),
         };
         journey.trail.rescued(&error);
         journey.rescued = Some(error);
-        let status = journey.upstream_status.map(|status| status.as_u16());
-        told(&entry, Course::Stale { status }, journey)
+        told(&entry, course, journey)
     }
 
     /// A customer's images. Their answer says its status too.

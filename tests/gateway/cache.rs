@@ -3,7 +3,9 @@
 mod checker;
 mod judge;
 mod polling;
+mod purge;
 mod redis;
+mod told;
 
 use std::{env, fmt::Write as _};
 

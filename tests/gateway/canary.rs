@@ -932,6 +932,7 @@ async fn canaries_show_up_nowhere() {
             ("RUST_LOG", "trace"),
             ("RUST_BACKTRACE", "1"),
             ("DCAMS_GATEWAY__RELOAD__WATCH", "100ms"),
+            ("DCAMS_GATEWAY__CACHE__ENABLED", "true"),
         ];
         let mut served = Served::start(folder.path(), &simulator.url(), &toml, &variables).await;
         let tokens = tokens(folder.path(), &simulator.url(), &canaries);

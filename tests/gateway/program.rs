@@ -196,6 +196,8 @@ impl Served {
             ("DCAMS_GATEWAY__SERVER__LISTEN", "127.0.0.1:0"),
             ("DCAMS_GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
             ("DCAMS_GATEWAY__RELOAD__WATCH", "0s"),
+            // As in `support::load`.
+            ("DCAMS_GATEWAY__CACHE__ENABLED", "false"),
         ];
         let arguments = ["serve", "--config", &paths[0], &paths[1]];
         command(&arguments, &[&fixed, variables].concat())
