@@ -1,8 +1,8 @@
-//! What a status that is kept takes to be told, beside the gateway's own 401: the least that it answers
-//! anybody.
+//! What a status that is kept takes to be told, beside the gateway's own 401, the least that it answers
+//! anybody; and what a million of them take of memory, beside the bound that is configured.
 //!
 //! The gateway is a process of its own, asked over one connection, each kind of request in turn, so that
-//! the machine's own speed cancels out. `cargo bench --bench cache`
+//! the machine's own speed cancels out. The million are in this process. `cargo bench --bench cache`
 
 #![expect(
     clippy::unwrap_used,
@@ -24,9 +24,30 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use dcams_gateway::simulator::{Login, STORAGE_PATH, Simulator, SimulatorSettings};
-use tokio::runtime::Runtime;
+use dcams_gateway::{
+    auth::install_crypto,
+    caching::{CacheSettings, UntoldWrites},
+    clock,
+    credential::Credential,
+    ident::{AccountId, PseudonymKey, TenantId},
+    operation::Operation,
+    simulator::{Login, STORAGE_PATH, Simulator, SimulatorHandle, SimulatorSettings},
+    status::StatusCache,
+    tenant::Disclosure,
+    upstream::{
+        answer::Answer,
+        client::{UpstreamClient, UpstreamSettings},
+        seal::seal_probe,
+        verdict::interpret,
+    },
+};
+use mimalloc::MiMalloc;
+use tokio::{runtime::Runtime, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+// As in the gateway.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const ROUNDS: usize = 40;
 /// How often each kind is asked for in a round.
@@ -34,6 +55,7 @@ const EACH: usize = 500;
 const EMAIL: &str = "jane.specimen@example.com";
 
 fn main() {
+    install_crypto();
     let runtime = Runtime::new().unwrap();
     let simulator = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -82,6 +104,88 @@ fn main() {
         hit[0] / bad[0],
         hit[1] / bad[1],
     );
+    let answer = runtime.block_on(answer(&simulator));
+    for max_bytes in [64 << 20, 4 << 30] {
+        keep(&runtime, &answer, max_bytes);
+    }
+}
+
+/// What DCAMS says of a customer.
+async fn answer(simulator: &SimulatorHandle) -> Answer {
+    let settings = UpstreamSettings {
+        url: simulator.url().parse().unwrap(),
+        connect_timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(30),
+        max_response: 1 << 20,
+        pool_max_idle: 1,
+        pool_idle_timeout: Duration::from_secs(30),
+        roots: Vec::new(),
+    };
+    let client = UpstreamClient::new(&settings).unwrap();
+    let credential = Credential::new("bench-user".into(), PASS.into()).unwrap();
+    let reply = client.send(&seal_probe(EMAIL), &credential).await.unwrap();
+    let (operation, disclosure) = (Operation::GetStatus, Disclosure::Minimal);
+    interpret(&reply, operation, disclosure, credential.echo()).unwrap()
+}
+
+const MANY: u64 = 1_000_000;
+
+/// Keeps the statuses of a million customers, in as many bytes as these at most.
+fn keep(runtime: &Runtime, answer: &Answer, max_bytes: u64) {
+    let day = Duration::from_hours(24);
+    let settings = CacheSettings {
+        enabled: true,
+        pass_ttl: day,
+        fail_ttl: day,
+        pending_ttl: day,
+        not_found_ttl: day,
+        jitter: 10,
+        max_entries: MANY,
+        max_bytes,
+        full: false,
+        stale_if_error: Duration::ZERO,
+        stale_while_revalidate: Duration::ZERO,
+        refresh_pending: false,
+        shared: false,
+        node_lag: Duration::from_secs(1),
+        untold_writes: UntoldWrites::Forward,
+    };
+    let key = PseudonymKey::derive(KEYS[0]);
+    let before = resident();
+    let cache = StatusCache::new(&settings, key, Duration::from_secs(30));
+    let tenant = TenantId::try_from("acme").unwrap();
+    let statuses = cache.of(&tenant, &AccountId::try_from("main").unwrap());
+    let begun = Instant::now();
+    for number in 0..MANY {
+        let customer = statuses.customer(&format!("customer.{number}@example.com"));
+        let reading = cache.read(&customer);
+        let (seen, now) = (Disclosure::Minimal, clock::instant());
+        let entry = cache.entry_of(&customer, answer, seen, now, &settings);
+        assert!(reading.end(Some(&entry), None));
+    }
+    let took = begun.elapsed();
+    // The first thing that it does.
+    let tidying = cache.clone().keep_tidy();
+    let tidied = async { timeout(Duration::from_millis(100), tidying).await };
+    assert!(runtime.block_on(tidied).is_err());
+    let (count, weight) = cache.size();
+    let grown = resident().saturating_sub(before);
+    println!(
+        "{MANY} statuses, max_bytes {} MiB: {count} kept, {} MiB by its own count, resident memory \
+         grew by {} MiB ({} bytes each); {} ns to keep one",
+        max_bytes >> 20,
+        weight >> 20,
+        grown >> 20,
+        grown / count.max(1),
+        took.as_nanos() / u128::from(MANY),
+    );
+}
+
+/// The memory of this process that is in use, in bytes.
+fn resident() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }
 
 /// A kind of request: its name, its bytes, the answer's status and words in it.

@@ -143,6 +143,7 @@ fn course(answer: &Answer) -> &'static str {
         () if is_stale(answer) => "stale",
         () if has("hit") => "hit",
         () if has("collapsed") => "joined",
+        () if has("fwd=bypass") => "bypassed",
         () if said.contains("fwd=") => "asked",
         () if said.is_empty() => "none",
         () => "other",

@@ -173,14 +173,23 @@ struct Plan {
 impl Plan {
     fn draw(dice: &mut Dice, tenant: usize, gateways: usize) -> Self {
         let mut version = 0;
+        let spread = u64::try_from(gateways).unwrap();
         let mut clients = Vec::new();
         for client in 0..4 {
             let mut steps = Vec::new();
             for _ in 0..if client < 2 { 7 } else { 14 } {
                 steps.push(Step {
-                    pause: dice.from(0, 40),
+                    // Where writes take longer, there have to be times without any.
+                    pause: dice.from(
+                        0,
+                        if client < 2 {
+                            40 * spread * spread
+                        } else {
+                            40 * spread
+                        },
+                    ),
                     act: Self::act(dice, client, &mut version),
-                    gateway: usize::try_from(dice.below(gateways.try_into().unwrap())).unwrap(),
+                    gateway: usize::try_from(dice.below(spread)).unwrap(),
                     spelling: usize::from(dice.percent(20)),
                     patience: dice.percent(4).then(|| dice.from(1, 40)),
                 });
