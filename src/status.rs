@@ -18,7 +18,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -29,6 +29,7 @@ use bytes::Bytes;
 use moka::{Expiry, sync::Cache};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::spawn_blocking,
     time::{Instant, interval},
 };
 
@@ -77,6 +78,8 @@ struct Inner {
     eras: Mutex<HashMap<Pseudonym, Era>>,
     /// Counts how often everything was forgotten.
     era: AtomicU64,
+    /// Whether a tenant was forgotten whose entries are still in memory.
+    to_sweep: AtomicBool,
     pseudonyms: PseudonymKey,
     refreshes: Arc<Semaphore>,
     /// The others, where there may be any.
@@ -141,6 +144,7 @@ impl StatusCache {
             slots: Slots::new(horizon(timeout)),
             eras: Mutex::default(),
             era: AtomicU64::new(0),
+            to_sweep: AtomicBool::new(false),
             pseudonyms,
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
             fleet,
@@ -320,7 +324,8 @@ impl StatusCache {
         let key = self.of(tenant, account).key(email);
         let mut kept = false;
         self.0.slots.disturb(key, None, clock::instant(), || {
-            kept = self.0.entries.load().map.remove(&key).is_some();
+            let removed = self.0.entries.load().map.remove(&key);
+            kept = removed.is_some_and(|entry| !self.0.is_forgotten(&entry));
         });
         if let Some(fleet) = &self.0.fleet {
             kept |= fleet.forget(tenant, key).await?;
@@ -373,8 +378,16 @@ impl StatusCache {
         let mut ticks = interval(TIDY);
         loop {
             ticks.tick().await;
-            self.0.slots.settle(clock::instant());
-            self.0.entries.load().map.run_pending_tasks();
+            let cache = Arc::clone(&self.0);
+            let tidying = spawn_blocking(move || {
+                cache.slots.settle(clock::instant());
+                if cache.to_sweep.swap(false, SeqCst) {
+                    cache.sweep();
+                }
+                cache.entries.load().map.run_pending_tasks();
+            });
+            // A panic in it costs one round.
+            drop(tidying.await);
         }
     }
 }
@@ -402,6 +415,22 @@ impl Inner {
         let eras = self.eras.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(era) = eras.get(&name) {
             era.fetch_add(1, SeqCst);
+            self.to_sweep.store(true, SeqCst);
+        }
+    }
+
+    /// Whether nobody is told of it any more, because its tenant's are to be forgotten, or all are.
+    fn is_forgotten(&self, entry: &Entry) -> bool {
+        entry.fit.era != self.era.load(SeqCst) + entry.tenant_era.load(SeqCst)
+    }
+
+    /// Frees what is forgotten.
+    fn sweep(&self) {
+        let entries = self.entries.load();
+        for (key, entry) in &entries.map {
+            if self.is_forgotten(&entry) {
+                entries.map.invalidate(&*key);
+            }
         }
     }
 
@@ -432,6 +461,7 @@ impl Inner {
             tag: self.tag(of, &body),
             body,
             fit: self.fit(of, disclosure),
+            tenant_era: Arc::clone(&of.era),
             read_at,
             dice: u16::from_be_bytes(dice),
         };
@@ -570,6 +600,7 @@ impl Reading {
             let read_at = clock::instant().checked_sub(*age)?;
             let fit = self.cache.fit(&self.of, disclosure);
             let tag = |body: &[u8]| self.cache.tag(&self.of, body);
+            let fit = (fit, Arc::clone(&self.of.era));
             Entry::read(value, fit, read_at, tag, settings).map(Arc::new)
         });
         self.seen = Some((seen, entry.clone()));

@@ -4,7 +4,10 @@
 //! the spelling of the address that DCAMS was asked with.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -50,6 +53,8 @@ pub struct Entry {
     body: Bytes,
     tag: Tag,
     pub(super) fit: Fit,
+    /// What its tenant's part of `fit.era` is by now.
+    pub(super) tenant_era: Arc<AtomicU64>,
     /// When DCAMS was asked: what it says may be as old.
     read_at: Instant,
     /// By how much less it is fresh, in parts of a thousand.
@@ -66,6 +71,7 @@ pub(super) struct Draft {
     pub(super) body: Bytes,
     pub(super) tag: Tag,
     pub(super) fit: Fit,
+    pub(super) tenant_era: Arc<AtomicU64>,
     pub(super) read_at: Instant,
     /// A random number.
     pub(super) dice: u16,
@@ -93,6 +99,7 @@ impl Entry {
             body: draft.body,
             tag: draft.tag,
             fit: draft.fit,
+            tenant_era: draft.tenant_era,
             read_at: draft.read_at,
             jitter: draft.dice % (u16::from(settings.jitter) * 10 + 1),
             keep: if ttl.is_zero() { ttl } else { ttl + late },
@@ -111,7 +118,7 @@ impl Entry {
     /// Reads what [`Entry::write`] wrote, for whom it fits.
     pub(super) fn read(
         written: &[u8],
-        fit: Fit,
+        (fit, tenant_era): (Fit, Arc<AtomicU64>),
         read_at: Instant,
         tag: impl Fn(&[u8]) -> Tag,
         settings: &CacheSettings,
@@ -127,6 +134,7 @@ impl Entry {
             body: Bytes::copy_from_slice(body),
             tag: tag(body),
             fit,
+            tenant_era,
             read_at,
             dice: 0,
         };
