@@ -467,8 +467,7 @@ impl Fleet {
         let mut statuses = (vec![initial("PASS".to_owned())], Vec::new());
         for entry in log {
             let (step, sent) = (entry.step, entry.sent);
-            let success = entry.answer.as_ref().filter(|answer| answer.status == 200);
-            let answered = success.map(|_| entry.answered);
+            let answered = entry.is_success().then_some(entry.answered);
             let through = matches!(step.act, Act::Submit(_) | Act::Update(_));
             let by = if through {
                 Writer::Gateway(step.gateway)
@@ -603,10 +602,11 @@ fn is_told(act: Act, tenant: usize, answer: &Answer) -> bool {
 }
 
 impl Entry {
+    /// Whether it was done. An answer that breaks off, as who asks DCAMS directly may get it, says nothing.
     fn is_success(&self) -> bool {
-        self.answer
-            .as_ref()
-            .is_some_and(|answer| answer.status == 200)
+        let said = |answer: &Answer| serde_json::from_str(&answer.text).unwrap_or(Value::Null);
+        let answer = self.answer.as_ref().filter(|answer| answer.status == 200);
+        answer.is_some_and(|answer| said(answer)["result"] == "Success")
     }
 
     fn reads<T>(&self, value: T, answer: &Answer) -> Read<T> {
