@@ -65,10 +65,11 @@ impl Gateway {
     /// Why a customer's status is not kept, if it is not.
     fn bypass(&self, job: &Job, grip: Grip) -> Option<Bypass> {
         let settings = &self.caching;
-        if !settings.enabled || !job.subject.caching.enabled {
-            Some(Bypass::Disabled)
-        } else if grip == Grip::Loose {
+        // First: what is said of another tenant's customer is said of an unknown one.
+        if grip == Grip::Loose {
             Some(Bypass::NotOwned)
+        } else if !settings.enabled || !job.subject.caching.enabled {
+            Some(Bypass::Disabled)
         } else if job.disclosure == Disclosure::Full && !settings.full {
             Some(Bypass::Full)
         } else if !self.statuses.is_in_touch(settings) {

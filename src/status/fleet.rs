@@ -355,8 +355,11 @@ impl Fleet {
     /// Where Redis can't take it; it is owed then.
     pub(super) async fn forget_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let name = self.name_of(tenant);
-        owed(&self.owed).tenants.insert(name);
-        self.say_tenant_forgotten(name).await
+        let told = self.say_tenant_forgotten(name).await;
+        if told.is_err() {
+            owed(&self.owed).tenants.insert(name);
+        }
+        told
     }
 
     /// Follows what the others do, and gives them what is owed, for as long as it is polled. `lag` may change;
@@ -487,6 +490,7 @@ impl Fleet {
         }
         for name in tenants {
             self.say_tenant_forgotten(name).await?;
+            owed(&self.owed).tenants.remove(&name);
         }
         for some in writes.chunks(TOGETHER) {
             let told = some
@@ -601,10 +605,8 @@ impl Fleet {
             self.new_token().0.to_vec(),
             name.to_bytes().to_vec(),
         ];
-        let told = self.redis.invoke(&FORGET_TENANT, &self.shared, &args).await;
-        told?;
-        owed(&self.owed).tenants.remove(&name);
-        Ok(())
+        let told = self.redis.invoke(&FORGET_TENANT, &self.shared, &args);
+        told.await.map(drop)
     }
 
     /// What the end of a write says of what was learnt by it; nothing where its beginning is not known.

@@ -335,7 +335,7 @@ async fn unknown_callers(world: &World) {
 }
 
 /// The members that an event may have (CONTRACT, section 7), and `reason`.
-const MEMBERS: [&str; 27] = [
+const MEMBERS: [&str; 28] = [
     "v",
     "seq",
     "time",
@@ -352,6 +352,7 @@ const MEMBERS: [&str; 27] = [
     "fields",
     "images",
     "decision",
+    "cache",
     "code",
     "reason",
     "credential",

@@ -211,7 +211,9 @@ async fn an_answer_has_our_headers_and_no_header_of_dcams_or_the_client() {
             .collect();
         names.sort_unstable();
         let expected = [
+            "age",
             "cache-control",
+            "cache-status",
             "content-length",
             "content-type",
             "date",

@@ -30,7 +30,7 @@ else
   redis.call('HDEL', KEYS[5], 'd', 'n')
 end
 -- Only where nothing else happened since it began.
-if ARGV[6] ~= '' and mine == 1 and count == 0 and ARGV[7] == epoch and ARGV[8] == known[1]
+if ARGV[6] ~= '' and count == 0 and ARGV[7] == epoch and ARGV[8] == known[1]
   and redis.call('HGET', KEYS[4], ARGV[10]) == ARGV[9] and tonumber(ARGV[12]) > now then
   redis.call('HSET', KEYS[5], 'v', ARGV[6], 's', ARGV[11], 'e', epoch, 'x', ARGV[12])
   guard = math.max(guard, ARGV[12] - now)

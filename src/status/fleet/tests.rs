@@ -79,7 +79,7 @@ fn settings(server: &RedisServer) -> RedisSettings {
         sentinel_login: Login::default(),
         roots: Vec::new(),
         database: 0,
-        timeout: Duration::from_millis(300),
+        timeout: Duration::from_secs(2),
         connect_timeout: Duration::from_secs(2),
         prefix: "dcams-gateway:".to_owned(),
         nodes: 2,
@@ -240,8 +240,8 @@ async fn who_is_behind_by_more_than_the_log_has_forgets_everything() {
     one.forget(&acme(), customer("a")).await.unwrap();
     hear(&two, &mut near).await;
     let tenant = acme();
-    for _ in 0..8 {
-        let some = (0..1024).map(|_| one.forget(&tenant, customer("a")));
+    for _ in 0..64 {
+        let some = (0..128).map(|_| one.forget(&tenant, customer("a")));
         for told in join_all(some).await {
             told.unwrap();
         }
@@ -395,11 +395,14 @@ async fn a_write_that_nobody_ends_leaves_a_doubt_which_ends_by_itself() {
     };
     assert_eq!((*whom, *told), (of, token));
     assert!(*time > horizon && *time <= horizon * 2, "{time:?}");
+    // Another write that overlaps it teaches nothing, also when the doubt is over.
+    write(&two, of, b"other").await;
     while two.look_up(&acme(), of).await.unwrap().is_in_doubt {
         sleep(Duration::from_millis(5)).await;
     }
     let lasted = began.elapsed();
     assert!(lasted >= horizon * 2, "{lasted:?}");
+    assert_eq!(kept(&two, of).await, None);
     write(&two, of, b"next").await;
     assert_eq!(kept(&one, of).await.unwrap(), b"next");
     let heard = hear(&two, &mut Position::default()).await;
@@ -496,7 +499,8 @@ async fn what_redis_could_not_take_is_told_when_it_is_back() {
     one.fleet.end(unknown, End::Unknown).await;
     one.fleet.forget(&acme(), customer("d")).await.unwrap_err();
     one.fleet.forget_tenant(&tenant("gone")).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(5));
+    // One was waited for.
+    assert!(began.elapsed() < Duration::from_secs(4));
     until(|| !one.fleet.is_in_touch(clock::instant(), LAG)).await;
     server.signal("CONT");
     one.in_touch().await;
@@ -601,7 +605,7 @@ async fn a_redis_that_was_restarted_is_believed_nothing_but_which_writes_are_und
     assert!(!kept_it.unwrap());
     // Another write may have been forgotten, so this one teaches nothing.
     one.fleet.end(open, settled(b"after")).await;
-    assert_eq!(kept(&two.fleet, customer("b")).await, None);
+    assert!(!two.fleet.forget(&acme(), customer("b")).await.unwrap());
 }
 
 #[tokio::test]
