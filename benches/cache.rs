@@ -33,6 +33,7 @@ use dcams_gateway::{
     operation::Operation,
     simulator::{Login, STORAGE_PATH, Simulator, SimulatorHandle, SimulatorSettings},
     status::StatusCache,
+    store::Store,
     tenant::Disclosure,
     upstream::{
         answer::Answer,
@@ -42,7 +43,7 @@ use dcams_gateway::{
     },
 };
 use mimalloc::MiMalloc;
-use tokio::{runtime::Runtime, time::timeout};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 // As in the gateway.
@@ -150,9 +151,12 @@ fn keep(runtime: &Runtime, answer: &Answer, max_bytes: u64) {
         node_lag: Duration::from_secs(1),
         untold_writes: UntoldWrites::Forward,
     };
-    let key = PseudonymKey::derive(KEYS[0]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::embedded(folder.path(), KEYS[0]).unwrap();
+    let pseudonyms = PseudonymKey::derive(KEYS[0]);
     let before = resident();
-    let cache = StatusCache::new(&settings, key, Duration::from_secs(30));
+    let timeout = Duration::from_secs(30);
+    let cache = StatusCache::new(&settings, &store, KEYS[0], pseudonyms, timeout);
     let tenant = TenantId::try_from("acme").unwrap();
     let statuses = cache.of(&tenant, &AccountId::try_from("main").unwrap());
     let begun = Instant::now();
@@ -161,12 +165,12 @@ fn keep(runtime: &Runtime, answer: &Answer, max_bytes: u64) {
         let reading = cache.read(&customer);
         let (seen, now) = (Disclosure::Minimal, clock::instant());
         let entry = cache.entry_of(&customer, answer, seen, now, &settings);
-        assert!(reading.end(Some(&entry), None));
+        assert!(runtime.block_on(reading.end(Some(&entry), None)));
     }
     let took = begun.elapsed();
     // The first thing that it does.
     let tidying = cache.clone().keep_tidy();
-    let tidied = async { timeout(Duration::from_millis(100), tidying).await };
+    let tidied = async { tokio::time::timeout(Duration::from_secs(3), tidying).await };
     assert!(runtime.block_on(tidied).is_err());
     let (count, weight) = cache.size();
     let grown = resident().saturating_sub(before);
