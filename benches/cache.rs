@@ -32,7 +32,7 @@ use dcams_gateway::{
     ident::{AccountId, PseudonymKey, TenantId},
     operation::Operation,
     simulator::{Login, STORAGE_PATH, Simulator, SimulatorHandle, SimulatorSettings},
-    status::StatusCache,
+    status::{Found, StatusCache},
     store::Store,
     tenant::Disclosure,
     upstream::{
@@ -106,7 +106,7 @@ fn main() {
         hit[1] / bad[1],
     );
     let answer = runtime.block_on(answer(&simulator));
-    for max_bytes in [64 << 20, 4 << 30] {
+    for max_bytes in [64 << 20, 640 << 20] {
         keep(&runtime, &answer, max_bytes);
     }
 }
@@ -165,7 +165,7 @@ fn keep(runtime: &Runtime, answer: &Answer, max_bytes: u64) {
         let reading = cache.read(&customer);
         let (seen, now) = (Disclosure::Minimal, clock::instant());
         let entry = cache.entry_of(&customer, answer, seen, now, &settings);
-        assert!(runtime.block_on(reading.end(Some(&entry), None)));
+        assert!(runtime.block_on(reading.end(Some(&Found { entry, keep: true }), None)));
     }
     let took = begun.elapsed();
     // The first thing that it does.

@@ -187,6 +187,7 @@ impl Admin {
         let page = self.observers.metrics.render(&Levels {
             cache_entries,
             cache_bytes,
+            cache_in_touch: u64::from(self.statuses.is_in_touch_now()),
             body_memory: self.budget.in_use(),
             body_memory_limit: self.budget.total(),
             connections: u64::try_from(self.connections.now_open()).unwrap_or(u64::MAX),

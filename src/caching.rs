@@ -285,6 +285,7 @@ impl CacheStatus {
         match self.course {
             Course::Absent => "absent",
             Course::Forwarded { why, .. } => match why {
+                Why::Bypass(Bypass::OutOfTouch) => "out_of_touch",
                 Why::Bypass(_) => "bypass",
                 Why::Miss => "miss",
                 Why::Requested => "requested",

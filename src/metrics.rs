@@ -125,6 +125,8 @@ pub struct Levels {
     pub cache_entries: u64,
     /// Bytes that they take, about.
     pub cache_bytes: u64,
+    /// Whether it is known what other gateways write, 1 or 0.
+    pub cache_in_touch: u64,
     /// Whether the state store can be asked, 1 or 0.
     pub state_store_up: u64,
     /// Questions to Redis, since the start.
@@ -679,7 +681,7 @@ impl Default for Metrics {
 type Read = (&'static str, &'static str, fn(&Levels) -> u64);
 
 /// What is as it is at the moment.
-const GAUGES: [Read; 6] = [
+const GAUGES: [Read; 7] = [
     ("body_memory_bytes", "Bytes of bodies held now", |now| {
         now.body_memory
     }),
@@ -699,6 +701,11 @@ const GAUGES: [Read; 6] = [
     ("cache_bytes", "Bytes that they take, about", |now| {
         now.cache_bytes
     }),
+    (
+        "cache_in_touch",
+        "1 while it is known what other gateways write, 0 while nothing is told from the cache for want of that",
+        |now| now.cache_in_touch,
+    ),
     (
         "state_store_up",
         "1 while the state store can be asked, 0 while Redis is away or has lost its data",

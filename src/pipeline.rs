@@ -430,6 +430,10 @@ impl Gateway {
     /// From the first byte upstream to the response. Runs to its end whatever the client does.
     async fn settle(self: Arc<Self>, job: Job, mut journey: Journey) -> Response<Segments> {
         let asked = self.ask(&job, &mut journey).await;
+        if let Err(GatewayError::Own(OwnershipError::Store(_))) = asked {
+            // Nothing was looked for.
+            journey.cached = None;
+        }
         let id = journey.trail.id();
         let (response, error) = match asked {
             Ok(body) if journey.has_changed(&job.subject) => (reply::answer(body, id), None),

@@ -18,7 +18,10 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -91,6 +94,8 @@ struct Inner {
 /// The map, and its bounds.
 struct Entries {
     map: Cache<StatusKey, Arc<Entry>>,
+    /// How many bytes they take, about.
+    bytes: Arc<AtomicU64>,
     bounds: (u64, u64),
 }
 
@@ -113,6 +118,20 @@ pub struct Customer {
     spelling: Pseudonym,
     tenant: TenantId,
     era: Era,
+}
+
+/// What a read found.
+pub struct Found {
+    /// It.
+    pub entry: Arc<Entry>,
+    /// Whether it may be kept.
+    pub keep: bool,
+}
+
+impl Found {
+    fn lasts(&self) -> bool {
+        self.keep && !self.entry.keep.is_zero()
+    }
 }
 
 /// What a write came to.
@@ -180,8 +199,13 @@ impl StatusCache {
     /// Whether it is known what other gateways did until `node_lag` ago; without that, nothing that is
     /// kept may be told.
     pub fn is_in_touch(&self, settings: &CacheSettings) -> bool {
-        let fleet = self.0.fleet.as_ref();
-        fleet.is_none_or(|fleet| fleet.is_in_touch(clock::instant(), settings.node_lag))
+        self.0.is_in_touch(settings.node_lag)
+    }
+
+    /// The same by the settings in force.
+    pub fn is_in_touch_now(&self) -> bool {
+        let lag = Duration::from_millis(self.0.lag.load(SeqCst));
+        self.0.is_in_touch(lag)
     }
 
     /// What is kept of a customer, fresh or not, for whom it is the right answer; nothing where this gateway
@@ -251,7 +275,8 @@ impl StatusCache {
             ended: false,
             told: None,
         };
-        let Some(fleet) = self.0.fleet.as_ref().filter(|_| settings.enabled) else {
+        // Also where nothing is kept here: others may keep it, or this gateway later.
+        let Some(fleet) = &self.0.fleet else {
             return Ok(writing);
         };
         let told = fleet.begin(&of.tenant, of.key).await;
@@ -286,28 +311,30 @@ impl StatusCache {
         self.0.entry(of, known, body, disclosure, read_at, settings)
     }
 
-    /// The same of DCAMS's word that it knows no such customer, where that is the documented one.
-    pub fn entry_of_refusal(
+    /// What DCAMS's word is to be kept as that it knows no such customer.
+    pub fn absence(
         &self,
         of: &Customer,
         refusal: &GatewayError,
         disclosure: Disclosure,
         read_at: Instant,
         settings: &CacheSettings,
-    ) -> Option<Arc<Entry>> {
+    ) -> Option<Found> {
         let GatewayError::Refuse(Refusal::NotFound { message }) = refusal else {
             return None;
         };
-        // Another text might name the customer.
-        let body = (message.as_str() == NOT_FOUND).then(Bytes::new)?;
-        let known = Known::NotFound;
-        Some(self.0.entry(of, known, body, disclosure, read_at, settings))
+        let (known, body) = (Known::NotFound, Bytes::new());
+        Some(Found {
+            entry: self.0.entry(of, known, body, disclosure, read_at, settings),
+            // Another text might name the customer.
+            keep: message.as_str() == NOT_FOUND,
+        })
     }
 
     /// How many statuses are kept, and how many bytes they take, about.
     pub fn size(&self) -> (u64, u64) {
         let entries = self.0.entries.load();
-        (entries.map.entry_count(), entries.map.weighted_size())
+        (entries.map.entry_count(), entries.bytes.load(Relaxed))
     }
 
     /// Forgets one customer of a tenant on this account, however the address is spelled, here and at
@@ -393,6 +420,11 @@ impl StatusCache {
 }
 
 impl Inner {
+    fn is_in_touch(&self, lag: Duration) -> bool {
+        let fleet = self.fleet.as_ref();
+        fleet.is_none_or(|fleet| fleet.is_in_touch(clock::instant(), lag))
+    }
+
     /// The name of a tenant among other gateways.
     fn name(&self, tenant: &TenantId) -> Pseudonym {
         self.pseudonyms.pseudonym(Purpose::Status, tenant, b"")
@@ -438,10 +470,21 @@ impl Inner {
         self.entries.load().map.invalidate(&key);
     }
 
-    fn keep(&self, key: StatusKey, entry: &Arc<Entry>) {
-        if !entry.keep.is_zero() {
-            self.entries.load().map.insert(key, Arc::clone(entry));
+    /// Puts what was found in the place of what is kept, unless DCAMS was asked for that later. Whether it
+    /// is kept.
+    fn replace(&self, key: StatusKey, found: &Found) -> bool {
+        let entries = self.entries.load();
+        let former = entries.map.get(&key);
+        let newer = |former: &Arc<Entry>| found.entry.is_before(former);
+        if former.is_some_and(|former| !self.is_forgotten(&former) && newer(&former)) {
+            return false;
         }
+        if found.lasts() {
+            entries.keep(key, &found.entry);
+        } else {
+            entries.map.invalidate(&key);
+        }
+        found.lasts()
     }
 
     fn entry(
@@ -479,22 +522,36 @@ impl Inner {
 impl Entries {
     fn new(settings: &CacheSettings) -> Self {
         let bounds @ (max_entries, max_bytes) = Self::bounds(settings);
+        let bytes = Arc::new(AtomicU64::new(0));
+        let taken = Arc::clone(&bytes);
         // Weighed so that neither bound is exceeded.
         let least = max_bytes / max_entries.max(1);
         let map = Cache::builder()
             .max_capacity(max_bytes)
             .weigher(move |_key, entry: &Arc<Entry>| {
-                let bytes = u64::try_from(OVERHEAD + entry.len()).unwrap_or(u64::MAX);
-                u32::try_from(bytes.max(least)).unwrap_or(u32::MAX)
+                u32::try_from(bytes_of(entry).max(least)).unwrap_or(u32::MAX)
             })
             .expire_after(WorthKeeping)
+            .eviction_listener(move |_key, entry: Arc<Entry>, _cause| {
+                taken.fetch_sub(bytes_of(&entry), Relaxed);
+            })
             .build();
-        Self { map, bounds }
+        Self { map, bytes, bounds }
+    }
+
+    fn keep(&self, key: StatusKey, entry: &Arc<Entry>) {
+        self.bytes.fetch_add(bytes_of(entry), Relaxed);
+        self.map.insert(key, Arc::clone(entry));
     }
 
     const fn bounds(settings: &CacheSettings) -> (u64, u64) {
         (settings.max_entries, settings.max_bytes)
     }
+}
+
+/// How many bytes an entry takes, about.
+fn bytes_of(entry: &Entry) -> u64 {
+    u64::try_from(OVERHEAD + entry.len()).unwrap_or(u64::MAX)
 }
 
 /// When an entry's memory is free again. Whether it may be told is decided apart from this.
@@ -607,27 +664,31 @@ impl Reading {
         entry
     }
 
-    /// Ends it: keeps an entry, unless the customer changed meanwhile, and tells who waits. Whether it is
-    /// kept.
-    pub async fn end(mut self, entry: Option<&Arc<Entry>>, landed: Option<Landed>) -> bool {
-        let kept = self.settle(entry);
+    /// Ends it: keeps what was found, if that is to be kept and the customer did not change meanwhile, and
+    /// tells who waits. Whether it is kept. What is found and not kept takes away what was kept before.
+    pub async fn end(mut self, found: Option<&Found>, landed: Option<Landed>) -> bool {
+        let kept = self.settle(found);
         // Before this nobody is told, so that who asks next finds what is kept.
         if let (Some(tell), Some(landed)) = (self.tell.take(), landed) {
             tell.send_replace(Some(landed));
         }
-        if let (true, Some(entry), Some((seen, old))) = (kept, entry, &self.seen)
-            && old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, entry))
-            && let Some(fleet) = &self.cache.fleet
-        {
+        let (Some(found), Some((seen, old)), Some(fleet)) = (found, &self.seen, &self.cache.fleet)
+        else {
+            return kept;
+        };
+        let (tenant, key, entry) = (&self.of.tenant, self.of.key, &found.entry);
+        if kept && old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, entry)) {
             let value = entry.write();
-            let learnt = learnt(entry, &value);
             // Where that fails the others ask by themselves.
-            let _kept = fleet.keep(&self.of.tenant, self.of.key, seen, learnt).await;
+            let _kept = fleet.keep(tenant, key, seen, learnt(entry, &value)).await;
+        } else if !found.lasts() && seen.value.is_some() {
+            // Where that fails it is owed.
+            let _removed = fleet.forget(tenant, key).await;
         }
         kept
     }
 
-    fn settle(&mut self, entry: Option<&Arc<Entry>>) -> bool {
+    fn settle(&mut self, found: Option<&Found>) -> bool {
         let Some(ticket) = self.ticket.take() else {
             return false;
         };
@@ -635,18 +696,15 @@ impl Reading {
         // What was to be forgotten while it was asked for, or is in doubt as others know.
         let in_doubt = self.seen.as_ref().is_some_and(|(seen, _)| seen.is_in_doubt);
         let era = self.era;
-        let entry =
-            entry.filter(|entry| entry.fit.era == era && era == cache.era_of(of) && !in_doubt);
-        let keep = || {
-            if let Some(entry) = entry {
-                cache.keep(of.key, entry);
-            }
-        };
+        let found = found
+            .filter(|found| found.entry.fit.era == era && era == cache.era_of(of) && !in_doubt);
+        let mut kept = false;
+        let keep = || kept = found.is_some_and(|found| cache.replace(of.key, found));
         let leads = self.tell.is_some();
-        let may = cache
+        cache
             .slots
             .end_read(of.key, ticket, leads, clock::instant(), keep);
-        may && entry.is_some_and(|entry| !entry.keep.is_zero())
+        kept
     }
 }
 
@@ -696,8 +754,8 @@ impl Writing {
             Written::Unknown => (Settled::Unknown, None),
         };
         let keep = || {
-            if let Some(entry) = entry {
-                cache.keep(of.key, entry);
+            if let Some(entry) = entry.filter(|entry| !entry.keep.is_zero()) {
+                cache.entries.load().keep(of.key, entry);
             }
         };
         cache

@@ -116,7 +116,7 @@ impl Gateway {
             (Hold::Taken, _) => Err(OwnershipError::Taken.into()),
             (Hold::Owned, _) => Ok(Claim::Owned),
             (Hold::Held(Phase::Asking), Some(question)) => {
-                self.ask_first(own, question, job, journey).await?;
+                Box::pin(self.ask_first(own, question, job, journey)).await?;
                 Ok(Claim::Pending)
             }
             (Hold::Held(_), _) => Ok(Claim::Pending),

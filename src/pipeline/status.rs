@@ -18,7 +18,7 @@ use crate::{
     operation::Operation,
     quota::TenantQuota,
     segments::Segments,
-    status::{Customer, Entry, Freshness, Known, Landed, Reading, Turn, Written},
+    status::{Customer, Entry, Found, Freshness, Known, Landed, Reading, Turn, Written},
     tenant::Disclosure,
     trail::Errand,
     upstream::{
@@ -53,11 +53,12 @@ impl Gateway {
         journey: &mut Journey,
         grip: Grip,
     ) -> Result<Segments, GatewayError> {
+        // Who waits for DCAMS waits on the heap: the future of a request that does not stays small.
         match job.operation() {
             Operation::GetStatus => self.tell(job, journey, grip).await,
-            Operation::GetDocumentImages => self.show(job, journey, grip).await,
+            Operation::GetDocumentImages => Box::pin(self.show(job, journey, grip)).await,
             Operation::CreateOrUpdateCustomer | Operation::UpdateStatus => {
-                self.change(job, journey, grip).await
+                Box::pin(self.change(job, journey, grip)).await
             }
         }
     }
@@ -101,7 +102,7 @@ impl Gateway {
             },
         };
         if wish.only_cached {
-            if let Some((entry, left)) = self.look_up_alone(job, bypass).await {
+            if let Some((entry, left)) = Box::pin(self.look_up_alone(job, bypass)).await {
                 let shared = true;
                 return told(&entry, Course::Hit { left, shared }, journey);
             }
@@ -109,9 +110,9 @@ impl Gateway {
             return Err(CacheError::Absent.into());
         }
         let answer = if bypass.is_some() {
-            self.ask_alone(job, journey, why).await
+            Box::pin(self.ask_alone(job, journey, why)).await
         } else {
-            self.ask_together(job, journey, why).await
+            Box::pin(self.ask_together(job, journey, why)).await
         };
         match answer {
             Err(error) if error.code().status() >= 500 => self.rescue(error, job, journey),
@@ -218,7 +219,7 @@ impl Gateway {
         }
         let mut reading = self.statuses.read(&job.subject.customer);
         let found = self.look_up(&mut reading, job).await?;
-        reading.end(Some(&found.0), None).await;
+        reading.end(Some(&kept(&found.0)), None).await;
         Some(found)
     }
 
@@ -231,7 +232,7 @@ impl Gateway {
     ) -> Result<Segments, GatewayError> {
         if let Some((entry, left)) = self.look_up(&mut reading, job).await {
             let landed = Ok(Arc::clone(&entry));
-            reading.end(Some(&entry), Some(landed)).await;
+            reading.end(Some(&kept(&entry)), Some(landed)).await;
             let shared = true;
             return told(&entry, Course::Hit { left, shared }, journey);
         }
@@ -256,22 +257,24 @@ impl Gateway {
         let answer = self
             .exchange(&job.sealed, Operation::GetStatus, job, witness)
             .await;
-        let (landed, keep) = match answer {
+        let (statuses, disclosure) = (&self.statuses, job.disclosure);
+        let (landed, found) = match answer {
             Ok(answer) => {
                 witness.understood(&answer);
-                let (statuses, disclosure) = (&self.statuses, job.disclosure);
                 let entry = statuses.entry_of(customer, &answer, disclosure, began, settings);
-                let keep = answer.lasts().then(|| Arc::clone(&entry));
-                (Ok(entry), keep)
+                let found = Found {
+                    entry: Arc::clone(&entry),
+                    keep: answer.lasts(),
+                };
+                (Ok(entry), Some(found))
             }
             Err(error) => {
-                let (statuses, disclosure) = (&self.statuses, job.disclosure);
-                let keep = statuses.entry_of_refusal(customer, &error, disclosure, began, settings);
-                (Err(error), keep)
+                let found = statuses.absence(customer, &error, disclosure, began, settings);
+                (Err(error), found)
             }
         };
-        let keep = keep.filter(|_| !job.subject.wish.no_store);
-        let stored = reading.end(keep.as_ref(), Some(landed.clone())).await;
+        let found = found.map(|found| job.subject.wished(found));
+        let stored = reading.end(found.as_ref(), Some(landed.clone())).await;
         (landed, stored)
     }
 
@@ -282,9 +285,13 @@ impl Gateway {
         job: &Job,
         journey: &mut Journey,
     ) -> Result<Segments, GatewayError> {
-        let takes_stale = job.subject.takes_stale() && !is_bypassed(journey);
-        let Some(entry) = takes_stale.then(|| self.recall(job)).flatten() else {
+        // Who wants what is new is not told what is not.
+        let takes = job.subject.wish.max_age.is_none() && !is_bypassed(journey);
+        let Some(entry) = takes.then(|| self.recall(job)).flatten() else {
             return Err(error);
+        };
+        let late = |past| {
+            job.subject.takes_stale() && entry.may_be_late(past, self.caching.stale_if_error)
         };
         let course = match entry.freshness(clock::instant(), &self.caching) {
             // Another request has found it out meanwhile.
@@ -292,7 +299,7 @@ impl Gateway {
                 left,
                 shared: false,
             },
-            Freshness::Stale(past) if entry.may_be_late(past, self.caching.stale_if_error) => {
+            Freshness::Stale(past) if late(past) => {
                 let status = journey.upstream_status.map(|status| status.as_u16());
                 Course::Stale { status }
             }
@@ -325,16 +332,19 @@ impl Gateway {
         if let Some((reading, began)) = reading {
             let (customer, settings) = (&job.subject.customer, &self.caching);
             let (statuses, disclosure) = (&self.statuses, job.disclosure);
-            let entry = match &answer {
-                Ok(answer) => answer.as_status(job.operation(), disclosure).map(|status| {
-                    statuses.entry_of(customer, &status, disclosure, began, settings)
-                }),
-                Err(error) => {
-                    statuses.entry_of_refusal(customer, error, disclosure, began, settings)
+            let found = match &answer {
+                Ok(answer) => {
+                    let status = answer.as_status(job.operation(), disclosure);
+                    let said = status.as_ref().unwrap_or(answer);
+                    Some(Found {
+                        entry: statuses.entry_of(customer, said, disclosure, began, settings),
+                        keep: status.is_some(),
+                    })
                 }
+                Err(error) => statuses.absence(customer, error, disclosure, began, settings),
             };
-            let entry = entry.filter(|_| !job.subject.wish.no_store);
-            reading.end(entry.as_ref(), None).await;
+            let found = found.map(|found| job.subject.wished(found));
+            reading.end(found.as_ref(), None).await;
         }
         let answer = answer?;
         let trail = &mut journey.trail;
@@ -423,7 +433,23 @@ impl Witness for Behind {
     fn understood(&mut self, _answer: &Answer) {}
 }
 
+/// What was kept already.
+fn kept(entry: &Arc<Entry>) -> Found {
+    Found {
+        entry: Arc::clone(entry),
+        keep: true,
+    }
+}
+
 impl Subject {
+    /// What is found, to be kept if the client does not mind.
+    fn wished(&self, found: Found) -> Found {
+        Found {
+            keep: found.keep && !self.wish.no_store,
+            ..found
+        }
+    }
+
     const fn takes_stale(&self) -> bool {
         self.caching.stale && self.wish.max_age.is_none() && !self.wish.only_cached
     }
