@@ -438,9 +438,17 @@ impl Inner {
         self.entries.load().map.invalidate(&key);
     }
 
-    fn keep(&self, key: StatusKey, entry: &Arc<Entry>) {
-        if !entry.keep.is_zero() {
-            self.entries.load().map.insert(key, Arc::clone(entry));
+    /// Keeps it in the place of what was kept, unless that is what DCAMS was asked for later. Whether it is
+    /// kept.
+    fn keep(&self, key: StatusKey, entry: &Arc<Entry>) -> bool {
+        let entries = self.entries.load();
+        let former = entries.map.get(&key);
+        if former.is_some_and(|former| !self.is_forgotten(&former) && entry.is_before(&former)) {
+            return false;
+        }
+        if entry.keep.is_zero() {
+            entries.map.invalidate(&key);
+            return false;
         }
     }
 
@@ -460,6 +468,8 @@ impl Inner {
             known,
             tag: self.tag(of, &body),
             body,
+        entries.map.insert(key, Arc::clone(entry));
+        true
             fit: self.fit(of, disclosure),
             tenant_era: Arc::clone(&of.era),
             read_at,
@@ -637,16 +647,11 @@ impl Reading {
         let era = self.era;
         let entry =
             entry.filter(|entry| entry.fit.era == era && era == cache.era_of(of) && !in_doubt);
-        let keep = || {
-            if let Some(entry) = entry {
-                cache.keep(of.key, entry);
-            }
-        };
-        let leads = self.tell.is_some();
-        let may = cache
-            .slots
-            .end_read(of.key, ticket, leads, clock::instant(), keep);
-        may && entry.is_some_and(|entry| !entry.keep.is_zero())
+        let mut kept = false;
+        let keep = || kept = entry.is_some_and(|entry| cache.keep(of.key, entry));
+        let (slots, leads) = (&cache.slots, self.tell.is_some());
+        slots.end_read(of.key, ticket, leads, clock::instant(), keep);
+        kept
     }
 }
 

@@ -156,6 +156,11 @@ impl Entry {
         self.tag
     }
 
+    /// Whether DCAMS was asked for the other one later.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        self.read_at < other.read_at
+    }
+
     /// How long ago DCAMS was asked.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.read_at)
