@@ -243,12 +243,14 @@ impl StatusCache {
         of: &Customer,
         settings: &CacheSettings,
     ) -> Result<Writing, CacheError> {
+        let era = self.0.era_of(of);
         let remove = || self.0.remove(of.key);
-        self.0.slots.begin_write(of.key, clock::instant(), remove);
+        let ticket = self.0.slots.begin_write(of.key, clock::instant(), remove);
         let mut writing = Writing {
             cache: Arc::clone(&self.0),
             of: of.clone(),
-            ended: false,
+            era,
+            ticket: Some(ticket),
             told: None,
         };
         let Some(fleet) = self.0.fleet.as_ref().filter(|_| settings.enabled) else {
@@ -450,6 +452,8 @@ impl Inner {
             entries.map.invalidate(&key);
             return false;
         }
+        entries.map.insert(key, Arc::clone(entry));
+        true
     }
 
     fn entry(
@@ -468,8 +472,6 @@ impl Inner {
             known,
             tag: self.tag(of, &body),
             body,
-        entries.map.insert(key, Arc::clone(entry));
-        true
             fit: self.fit(of, disclosure),
             tenant_era: Arc::clone(&of.era),
             read_at,
@@ -665,7 +667,8 @@ impl Drop for Reading {
 pub struct Writing {
     cache: Arc<Inner>,
     of: Customer,
-    ended: bool,
+    era: u64,
+    ticket: Option<Ticket>,
     /// What the others are told of it.
     told: Option<fleet::Write>,
 }
@@ -689,25 +692,24 @@ impl Writing {
         fleet.end(told, End::Settled(learnt)).await;
     }
 
-    /// Whether what it says is the last word.
+    /// Whether what it says is kept.
     fn settle(&mut self, written: &Written) -> bool {
-        if std::mem::replace(&mut self.ended, true) {
+        let Some(ticket) = self.ticket.take() else {
             return false;
-        }
+        };
         let (cache, of) = (&self.cache, &self.of);
         let (settled, entry) = match written {
             Written::Done(entry) => (Settled::Certain, entry.as_ref()),
             Written::Undone => (Settled::Certain, None),
             Written::Unknown => (Settled::Unknown, None),
         };
-        let keep = || {
-            if let Some(entry) = entry {
-                cache.keep(of.key, entry);
-            }
-        };
-        cache
-            .slots
-            .end_write(of.key, settled, clock::instant(), keep)
+        // What was to be forgotten while it was under way.
+        let entry = entry.filter(|entry| entry.fit.era == self.era);
+        let mut kept = false;
+        let keep = || kept = entry.is_some_and(|entry| cache.keep(of.key, entry));
+        let slots = &cache.slots;
+        slots.end_write(of.key, ticket, settled, clock::instant(), keep);
+        kept
     }
 }
 

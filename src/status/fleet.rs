@@ -105,7 +105,7 @@ pub(super) enum Heard {
 
 /// Names one write, and by its first half the gateway that it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Token([u8; NAME]);
+pub(super) struct Token(pub(super) [u8; NAME]);
 
 /// A write that is announced, or owed. One that is dropped without its end is one that nobody knows the
 /// outcome of.
