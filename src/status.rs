@@ -324,15 +324,14 @@ impl StatusCache {
         email: &str,
     ) -> Result<bool, StoreError> {
         let key = self.of(tenant, account).key(email);
-        let mut kept = false;
-        self.0.slots.disturb(key, None, clock::instant(), || {
-            let removed = self.0.entries.load().map.remove(&key);
-            kept = removed.is_some_and(|entry| !self.0.is_forgotten(&entry));
-        });
-        if let Some(fleet) = &self.0.fleet {
-            kept |= fleet.forget(tenant, key).await?;
-        }
-        Ok(kept)
+        let kept = self.0.forget(key);
+        let Some(fleet) = &self.0.fleet else {
+            return Ok(kept);
+        };
+        let kept_there = fleet.forget(tenant, key).await;
+        // A read may have found it there until now.
+        self.0.forget(key);
+        kept_there.map(|there| kept || there)
     }
 
     /// Forgets a tenant's customers, here and at other gateways.
@@ -340,11 +339,15 @@ impl StatusCache {
     /// # Errors
     /// As of [`StatusCache::forget_customer`].
     pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        self.0.forget_tenant(self.0.name(tenant));
-        match &self.0.fleet {
-            Some(fleet) => fleet.forget_tenant(tenant).await,
-            None => Ok(()),
-        }
+        let name = self.0.name(tenant);
+        self.0.forget_tenant(name);
+        let Some(fleet) = &self.0.fleet else {
+            return Ok(());
+        };
+        let told = fleet.forget_tenant(tenant).await;
+        // A read may have found some of it there until now.
+        self.0.forget_tenant(name);
+        told
     }
 
     fn forget_everything(&self) {
@@ -411,6 +414,16 @@ impl Inner {
     /// Of two numbers that only grow the sum is the same only where both are.
     fn era_of(&self, of: &Customer) -> u64 {
         self.era.load(SeqCst) + of.era.load(SeqCst)
+    }
+
+    /// Whether something was kept of a customer, which is not any more.
+    fn forget(&self, key: StatusKey) -> bool {
+        let mut kept = false;
+        self.slots.disturb(key, None, clock::instant(), || {
+            let removed = self.entries.load().map.remove(&key);
+            kept = removed.is_some_and(|entry| !self.is_forgotten(&entry));
+        });
+        kept
     }
 
     fn forget_tenant(&self, name: Pseudonym) {

@@ -272,11 +272,17 @@ impl Fleet {
     }
 
     /// What is kept of a customer, in one round trip.
+    ///
+    /// # Errors
+    /// Also while Redis does not know all that was done here: what it keeps may be from before that.
     pub(super) async fn look_up(
         &self,
         tenant: &TenantId,
         of: StatusKey,
     ) -> Result<Seen, StoreError> {
+        if owed(&self.owed).is_anything() {
+            return Err(StoreError::Unavailable);
+        }
         let args = [
             name().to_vec(),
             self.name_of(tenant).to_bytes().to_vec(),
@@ -695,6 +701,10 @@ impl Drop for Write {
 }
 
 impl Owed {
+    fn is_anything(&self) -> bool {
+        self.everything || !self.writes.is_empty() || !self.tenants.is_empty()
+    }
+
     fn add(&mut self, token: Token, of: StatusKey, owing: Owing) {
         if self.writes.len() >= MOST_OWED && !self.writes.contains_key(&token) {
             self.everything = true;
