@@ -155,6 +155,9 @@ impl StatusCache {
     /// Puts other bounds in force; what was kept goes where they differ, or nothing is to be kept.
     pub fn configure(&self, settings: &CacheSettings, timeout: Duration) {
         self.0.slots.set_horizon(horizon(timeout));
+        if let Some(fleet) = &self.0.fleet {
+            fleet.set_horizon(horizon(timeout));
+        }
         self.0.lag.store(lag_of(settings), SeqCst);
         let bounds = Entries::bounds(settings);
         if self.0.entries.load().bounds != bounds {

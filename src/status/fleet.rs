@@ -79,7 +79,8 @@ pub(super) struct Fleet {
     shared: [Vec<u8>; 4],
     sealing: hmac::Key,
     pseudonyms: PseudonymKey,
-    horizon: Duration,
+    /// In milliseconds.
+    horizon: AtomicU64,
     /// What the names of this gateway's writes begin with, and how many there were.
     node: [u8; 8],
     writes: AtomicU64,
@@ -217,7 +218,7 @@ impl Fleet {
             sealing: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
             redis,
             pseudonyms,
-            horizon,
+            horizon: AtomicU64::new(millis(horizon)),
             // The half that is random.
             node: name().last_chunk().copied().unwrap_or_default(),
             writes: AtomicU64::new(0),
@@ -225,6 +226,11 @@ impl Fleet {
             heard: AtomicU64::new(0),
             owed: Arc::default(),
         }
+    }
+
+    /// Has requests take other times from now on.
+    pub(super) fn set_horizon(&self, horizon: Duration) {
+        self.horizon.store(millis(horizon), Ordering::Release);
     }
 
     /// Whether all that was announced `lag` before `now` is known here. To be asked before what is kept in
@@ -587,7 +593,7 @@ impl Fleet {
     ) -> Result<bool, StoreError> {
         let doubt = match owing {
             Owing::Settled => 0,
-            Owing::Begun | Owing::Unknown => millis(self.horizon),
+            Owing::Begun | Owing::Unknown => self.horizon.load(Ordering::Acquire),
         };
         let args = [
             name().to_vec(),
@@ -681,7 +687,7 @@ impl Fleet {
     /// For how long it is remembered that something happened, in milliseconds: longer than any read takes; and
     /// for how long a write without an end is under way, and may have an effect then.
     fn guard(&self) -> u64 {
-        millis(self.horizon).saturating_mul(2)
+        self.horizon.load(Ordering::Acquire).saturating_mul(2)
     }
 }
 

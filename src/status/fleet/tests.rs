@@ -531,6 +531,19 @@ async fn what_redis_could_not_take_is_told_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_doubt_lasts_as_long_as_the_configuration_says_by_now() {
+    let server = RedisServer::start();
+    let one = fleet(&server, Duration::from_hours(1)).await;
+    let (a, b) = (customer("a"), customer("b"));
+    one.end(begin(&one, a).await, End::Unknown).await;
+    one.set_horizon(Duration::from_millis(50));
+    one.end(begin(&one, b).await, End::Unknown).await;
+    sleep(Duration::from_millis(110)).await;
+    assert!(one.look_up(&acme(), a).await.unwrap().is_in_doubt);
+    assert!(!one.look_up(&acme(), b).await.unwrap().is_in_doubt);
+}
+
+#[tokio::test]
 async fn who_owes_something_believes_nothing_that_is_kept() {
     let server = RedisServer::start();
     let (one, two) = (fleet(&server, MINUTE).await, fleet(&server, MINUTE).await);
