@@ -65,10 +65,11 @@ impl Gateway {
     /// Why a customer's status is not kept, if it is not.
     fn bypass(&self, job: &Job, grip: Grip) -> Option<Bypass> {
         let settings = &self.caching;
-        if !settings.enabled || !job.subject.caching.enabled {
-            Some(Bypass::Disabled)
-        } else if grip == Grip::Loose {
+        // First: it is what is said of another tenant's customer, whatever the configuration keeps.
+        if grip == Grip::Loose {
             Some(Bypass::NotOwned)
+        } else if !settings.enabled || !job.subject.caching.enabled {
+            Some(Bypass::Disabled)
         } else if job.disclosure == Disclosure::Full && !settings.full {
             Some(Bypass::Full)
         } else if !self.statuses.is_in_touch(settings) {
@@ -104,8 +105,7 @@ impl Gateway {
                 let shared = true;
                 return told(&entry, Course::Hit { left, shared }, journey);
             }
-            journey.cached = Some(cached(Course::Absent));
-            return Err(CacheError::Absent.into());
+            return Err(absent(journey));
         }
         let answer = if bypass.is_some() {
             self.ask_alone(job, journey, why).await
@@ -454,6 +454,12 @@ pub(super) const fn unknown() -> CacheStatus {
         status: None,
         stored: false,
     })
+}
+
+/// The answer where nothing is kept, and the client wanted nothing else.
+pub(super) fn absent(journey: &mut Journey) -> GatewayError {
+    journey.cached = Some(cached(Course::Absent));
+    CacheError::Absent.into()
 }
 
 const fn cached(course: Course) -> CacheStatus {

@@ -12,7 +12,7 @@ use dcams_gateway::{
 use serde_json::json;
 use tokio::time::{interval, sleep};
 
-use super::{body, direct, gateway, header, submission, tokens, update};
+use super::{SHARED_USER, body, direct, gateway, header, submission, tokens, update};
 use crate::support::{Answer, OTHER_TENANT, OTHER_USER, PASS, USER, World};
 
 const EMAIL: &str = "ann.specimen@example.com";
@@ -285,6 +285,34 @@ async fn what_is_not_kept_ends_what_was() {
     assert_eq!(asked.json()["status"], "PENDING");
     let again = told.status().await;
     assert_eq!(again.json()["status"], "PENDING");
+}
+
+#[tokio::test]
+async fn no_wish_of_a_client_tells_anothers_customer_from_an_unknown_one() {
+    for unowned in ["refuse", "claim", "allow"] {
+        for enabled in ["true", "false"] {
+            let more = format!("unowned = \"{unowned}\"");
+            let shared = crate::ownership::toml("", &more).replace("other-user", "elsewhere-user");
+            let toml = format!("{LONG}{OTHER_TENANT}{shared}").replace("\"full\"", "\"minimal\"");
+            let world = World::with(&toml, &super::on(&[("CACHE__ENABLED", enabled)])).await;
+            let login = Login::new(SHARED_USER, PASS);
+            world.simulator.set_credentials(vec![login]);
+            let tokens = tokens(&world);
+            let told = Told { world, tokens };
+            let created = told.post(2, &submission(EMAIL, "ref-one")).await;
+            assert_eq!(created.status, 200, "{}", created.text);
+            for wish in ["x", "only-if-cached", "no-cache", "no-store", "max-age=9"] {
+                let of = async |email: &str| {
+                    let answer = told.ask(3, email, "cache-control", wish).await;
+                    let headers = ["cache-status", "age", "etag"];
+                    let headers = headers.map(|name| header(&answer, name).to_owned());
+                    (answer.status, answer.code(), headers)
+                };
+                let case = format!("{unowned}, enabled = {enabled}, {wish}");
+                assert_eq!(of(EMAIL).await, of("ben@example.com").await, "{case}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
