@@ -236,7 +236,15 @@ async fn a_tenant_that_may_not_ask_for_newer_is_told_what_is_kept() {
         world.post(&token, &submission(EMAIL, "ref-1")).await.status,
         200
     );
-    for (wish, email, said) in [("no-cache", EMAIL, "; hit; ")] {
+    for (wish, email, said) in [
+        ("no-cache", EMAIL, "; hit; "),
+        // Nobody has asked for this one.
+        (
+            "no-store",
+            "ben@example.com",
+            "; fwd=miss; fwd-status=404; stored",
+        ),
+    ] {
         let request = world.client.post(world.url()).bearer_auth(&token);
         let request = request
             .header("cache-control", wish)
