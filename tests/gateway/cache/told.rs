@@ -324,6 +324,38 @@ async fn no_wish_of_a_client_tells_anothers_customer_from_an_unknown_one() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_comes_back_to_an_account_is_told_what_is_there_now() {
+    let toml = |account: &str, isolation: &str| {
+        let more = format!(
+            "isolation = \"{isolation}\"\n[[accounts]]\nid = \"new\"\ncredentials = \
+             [{{ id = \"new-1\", user = {{ file = \"elsewhere-user\" }}, pass = {{ file = \"pass\" }} }}]\n"
+        );
+        let account = format!("account = \"{account}\"");
+        let tenant = OTHER_TENANT.replace("account = \"other\"", &account);
+        format!("{LONG}{tenant}{more}").replace("\"full\"", "\"minimal\"")
+    };
+    let at_home = toml("other", "none");
+    for away in [
+        toml("new", "none"),
+        toml("other", "ledger"),
+        LONG.to_owned(),
+    ] {
+        let world = World::with(&at_home, &super::on(&[])).await;
+        let logins = [OTHER_USER, USER].map(|user| Login::new(user, PASS));
+        world.simulator.set_credentials(logins.into());
+        let token = world.token_of("other", &Operation::ALL, None);
+        let tokens = [0; 4].map(|_| token.clone());
+        let told = Told { world, tokens };
+        told.create().await;
+        assert_eq!(told.status().await.json()["status"], "PASS");
+        told.world.change(&away).await;
+        told.change_past_it(OTHER_USER, "FAIL").await;
+        told.world.change(&at_home).await;
+        assert_eq!(told.status().await.json()["status"], "FAIL");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_has_the_answer_is_told_so_without_a_body() {
     let told = Told::start(LONG).await;
     told.create().await;
