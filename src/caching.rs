@@ -129,11 +129,12 @@ impl Wish {
         }
     }
 
-    /// The same, but that what is kept and fresh has to do.
+    /// The same, but that what is kept and fresh has to do, and what is found is kept.
     #[must_use]
     pub const fn without_freshness(self) -> Self {
         Self {
             max_age: None,
+            no_store: false,
             ..self
         }
     }

@@ -149,6 +149,11 @@ impl Job {
     const fn operation(&self) -> Operation {
         self.permit.operation()
     }
+
+    /// Whether DCAMS is not to be asked.
+    fn wants_only_what_is_kept(&self) -> bool {
+        self.operation() == Operation::GetStatus && self.subject.wish.only_cached
+    }
 }
 
 /// What there is to do when the first half is through.

@@ -174,6 +174,9 @@ impl StatusCache {
     /// Puts other bounds in force; what was kept goes where they differ, or nothing is to be kept.
     pub fn configure(&self, settings: &CacheSettings, timeout: Duration) {
         self.0.slots.set_horizon(horizon(timeout));
+        if let Some(fleet) = &self.0.fleet {
+            fleet.set_horizon(horizon(timeout));
+        }
         self.0.lag.store(lag_of(settings), SeqCst);
         let bounds = Entries::bounds(settings);
         if self.0.entries.load().bounds != bounds {
@@ -267,12 +270,14 @@ impl StatusCache {
         of: &Customer,
         settings: &CacheSettings,
     ) -> Result<Writing, CacheError> {
+        let era = self.0.era_of(of);
         let remove = || self.0.remove(of.key);
-        self.0.slots.begin_write(of.key, clock::instant(), remove);
+        let ticket = self.0.slots.begin_write(of.key, clock::instant(), remove);
         let mut writing = Writing {
             cache: Arc::clone(&self.0),
             of: of.clone(),
-            ended: false,
+            era,
+            ticket: Some(ticket),
             told: None,
         };
         // Also where nothing is kept here: others may keep it, or this gateway later.
@@ -349,15 +354,14 @@ impl StatusCache {
         email: &str,
     ) -> Result<bool, StoreError> {
         let key = self.of(tenant, account).key(email);
-        let mut kept = false;
-        self.0.slots.disturb(key, None, clock::instant(), || {
-            let removed = self.0.entries.load().map.remove(&key);
-            kept = removed.is_some_and(|entry| !self.0.is_forgotten(&entry));
-        });
-        if let Some(fleet) = &self.0.fleet {
-            kept |= fleet.forget(tenant, key).await?;
-        }
-        Ok(kept)
+        let kept = self.0.forget(key);
+        let Some(fleet) = &self.0.fleet else {
+            return Ok(kept);
+        };
+        let kept_there = fleet.forget(tenant, key).await;
+        // A read may have found it there until now.
+        self.0.forget(key);
+        kept_there.map(|there| kept || there)
     }
 
     /// Forgets a tenant's customers, here and at other gateways.
@@ -365,11 +369,15 @@ impl StatusCache {
     /// # Errors
     /// As of [`StatusCache::forget_customer`].
     pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        self.0.forget_tenant(self.0.name(tenant));
-        match &self.0.fleet {
-            Some(fleet) => fleet.forget_tenant(tenant).await,
-            None => Ok(()),
-        }
+        let name = self.0.name(tenant);
+        self.0.forget_tenant(name);
+        let Some(fleet) = &self.0.fleet else {
+            return Ok(());
+        };
+        let told = fleet.forget_tenant(tenant).await;
+        // A read may have found some of it there until now.
+        self.0.forget_tenant(name);
+        told
     }
 
     fn forget_everything(&self) {
@@ -441,6 +449,16 @@ impl Inner {
     /// Of two numbers that only grow the sum is the same only where both are.
     fn era_of(&self, of: &Customer) -> u64 {
         self.era.load(SeqCst) + of.era.load(SeqCst)
+    }
+
+    /// Whether something was kept of a customer, which is not any more.
+    fn forget(&self, key: StatusKey) -> bool {
+        let mut kept = false;
+        self.slots.disturb(key, None, clock::instant(), || {
+            let removed = self.entries.load().map.remove(&key);
+            kept = removed.is_some_and(|entry| !self.is_forgotten(&entry));
+        });
+        kept
     }
 
     fn forget_tenant(&self, name: Pseudonym) {
@@ -718,7 +736,8 @@ impl Drop for Reading {
 pub struct Writing {
     cache: Arc<Inner>,
     of: Customer,
-    ended: bool,
+    era: u64,
+    ticket: Option<Ticket>,
     /// What the others are told of it.
     told: Option<fleet::Write>,
 }
@@ -742,25 +761,29 @@ impl Writing {
         fleet.end(told, End::Settled(learnt)).await;
     }
 
-    /// Whether what it says is the last word.
+    /// Whether what it says is kept.
     fn settle(&mut self, written: &Written) -> bool {
-        if std::mem::replace(&mut self.ended, true) {
+        let Some(ticket) = self.ticket.take() else {
             return false;
-        }
+        };
         let (cache, of) = (&self.cache, &self.of);
         let (settled, entry) = match written {
             Written::Done(entry) => (Settled::Certain, entry.as_ref()),
             Written::Undone => (Settled::Certain, None),
             Written::Unknown => (Settled::Unknown, None),
         };
+        // What was to be forgotten while it was under way.
+        let entry = entry.filter(|entry| entry.fit.era == self.era);
+        let mut kept = false;
         let keep = || {
-            if let Some(entry) = entry.filter(|entry| !entry.keep.is_zero()) {
-                cache.entries.load().keep(of.key, entry);
-            }
+            kept = entry.is_some_and(|entry| {
+                let (entry, keep) = (Arc::clone(entry), true);
+                cache.replace(of.key, &Found { entry, keep })
+            });
         };
-        cache
-            .slots
-            .end_write(of.key, settled, clock::instant(), keep)
+        let slots = &cache.slots;
+        slots.end_write(of.key, ticket, settled, clock::instant(), keep);
+        kept
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -28,8 +29,10 @@ use crate::{
         origin::Origin,
         sources::{Fingerprint, Sources},
     },
+    pipeline::{Gateway, Grant},
     reload::{Cause, Refused, Reloaded, Request},
     rotator::{Plan, Unread},
+    tenant::Tenant,
 };
 
 /// How long the files may take to be read.
@@ -147,6 +150,7 @@ impl Reloader {
         let gateway = &next.snapshot.gateway;
         let timeout = gateway.upstream.timeout();
         self.lasting.statuses.configure(&gateway.caching, timeout);
+        self.forget_statuses(gateway).await;
         let before = self.live.replace(next.snapshot);
         for grant in self.live.current().gateway.tenants.values() {
             grant.quota.limit(&grant.tenant.limits);
@@ -167,6 +171,28 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         Reloaded::InForce { changed: true }
+    }
+
+    /// Has those tenants' statuses kept no more that had their customers elsewhere, or otherwise apart: who
+    /// comes back later would be told what was before others' changes.
+    async fn forget_statuses(&self, next: &Gateway) {
+        let now = self.live.current();
+        let before = &now.gateway;
+        let same_place = before.upstream.url() == next.upstream.url();
+        let stays = |grant: &Grant| {
+            let (tenant, next) = (&grant.tenant, next.tenants.get(&grant.tenant.id));
+            let place = |tenant: &Tenant| (tenant.account.clone(), tenant.isolation);
+            same_place && next.is_some_and(|next| place(&next.tenant) == place(tenant))
+        };
+        let moved = before.tenants.values().filter(|grant| !stays(grant));
+        let statuses = &self.lasting.statuses;
+        let told = join_all(moved.map(|grant| statuses.forget_tenant(&grant.tenant.id))).await;
+        if told.iter().any(Result::is_err) {
+            tracing::warn!(
+                "tenants were moved, and other gateways cannot be told to keep their statuses no more: they \
+                 are told when Redis is back"
+            );
+        }
     }
 
     fn forget_issuers_of(&self, before: &Snapshot) {

@@ -4,7 +4,10 @@
 //! byte goes upstream and has to settle it afterwards. Invariant: a request about another tenant's
 //! customer does not leave, and its answer is that of an unknown one.
 
-use super::{Gateway, Job, Journey, did_nothing, status::Grip};
+use super::{
+    Gateway, Job, Journey, did_nothing,
+    status::{self, Grip},
+};
 use crate::{
     customer::{CustomerKey, Hold, OwnershipError, Phase, View},
     error::GatewayError,
@@ -49,7 +52,15 @@ impl Gateway {
         let claim = if creates {
             self.claim_to_create(own, job, journey).await?
         } else {
-            self.claim_to_use(own).await?
+            match self.claim_to_use(own).await {
+                // Of a customer that is not the tenant's nothing is kept, whoever's it is.
+                Err(OwnershipError::AnotherTenants | OwnershipError::NotInLedger)
+                    if job.wants_only_what_is_kept() =>
+                {
+                    return Err(status::absent(journey));
+                }
+                claim => claim?,
+            }
         };
         let grip = match claim {
             Claim::Owned => Grip::Firm,

@@ -106,8 +106,7 @@ impl Gateway {
                 let shared = true;
                 return told(&entry, Course::Hit { left, shared }, journey);
             }
-            journey.cached = Some(cached(Course::Absent));
-            return Err(CacheError::Absent.into());
+            return Err(absent(journey));
         }
         let answer = if bypass.is_some() {
             Box::pin(self.ask_alone(job, journey, why)).await
@@ -481,6 +480,12 @@ pub(super) const fn unknown() -> CacheStatus {
         status: None,
         stored: false,
     })
+}
+
+/// The answer where nothing is kept, and the client wanted nothing else.
+pub(super) fn absent(journey: &mut Journey) -> GatewayError {
+    journey.cached = Some(cached(Course::Absent));
+    CacheError::Absent.into()
 }
 
 const fn cached(course: Course) -> CacheStatus {

@@ -79,7 +79,8 @@ pub(super) struct Fleet {
     shared: [Vec<u8>; 4],
     sealing: hmac::Key,
     pseudonyms: PseudonymKey,
-    horizon: Duration,
+    /// In milliseconds.
+    horizon: AtomicU64,
     /// What the names of this gateway's writes begin with, and how many there were.
     node: [u8; 8],
     writes: AtomicU64,
@@ -105,7 +106,7 @@ pub(super) enum Heard {
 
 /// Names one write, and by its first half the gateway that it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Token([u8; NAME]);
+pub(super) struct Token(pub(super) [u8; NAME]);
 
 /// A write that is announced, or owed. One that is dropped without its end is one that nobody knows the
 /// outcome of.
@@ -217,7 +218,7 @@ impl Fleet {
             sealing: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
             redis,
             pseudonyms,
-            horizon,
+            horizon: AtomicU64::new(millis(horizon)),
             // The half that is random.
             node: name().last_chunk().copied().unwrap_or_default(),
             writes: AtomicU64::new(0),
@@ -225,6 +226,11 @@ impl Fleet {
             heard: AtomicU64::new(0),
             owed: Arc::default(),
         }
+    }
+
+    /// Has requests take other times from now on.
+    pub(super) fn set_horizon(&self, horizon: Duration) {
+        self.horizon.store(millis(horizon), Ordering::Release);
     }
 
     /// Whether all that was announced `lag` before `now` is known here. To be asked before what is kept in
@@ -272,11 +278,17 @@ impl Fleet {
     }
 
     /// What is kept of a customer, in one round trip.
+    ///
+    /// # Errors
+    /// Also while Redis does not know all that was done here: what it keeps may be from before that.
     pub(super) async fn look_up(
         &self,
         tenant: &TenantId,
         of: StatusKey,
     ) -> Result<Seen, StoreError> {
+        if owed(&self.owed).is_anything() {
+            return Err(StoreError::Unavailable);
+        }
         let args = [
             name().to_vec(),
             self.name_of(tenant).to_bytes().to_vec(),
@@ -585,7 +597,7 @@ impl Fleet {
     ) -> Result<bool, StoreError> {
         let doubt = match owing {
             Owing::Settled => 0,
-            Owing::Begun | Owing::Unknown => millis(self.horizon),
+            Owing::Begun | Owing::Unknown => self.horizon.load(Ordering::Acquire),
         };
         let args = [
             name().to_vec(),
@@ -677,7 +689,7 @@ impl Fleet {
     /// For how long it is remembered that something happened, in milliseconds: longer than any read takes; and
     /// for how long a write without an end is under way, and may have an effect then.
     fn guard(&self) -> u64 {
-        millis(self.horizon).saturating_mul(2)
+        self.horizon.load(Ordering::Acquire).saturating_mul(2)
     }
 }
 
@@ -697,6 +709,10 @@ impl Drop for Write {
 }
 
 impl Owed {
+    fn is_anything(&self) -> bool {
+        self.everything || !self.writes.is_empty() || !self.tenants.is_empty()
+    }
+
     fn add(&mut self, token: Token, of: StatusKey, owing: Owing) {
         if self.writes.len() >= MOST_OWED && !self.writes.contains_key(&token) {
             self.everything = true;

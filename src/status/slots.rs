@@ -43,8 +43,6 @@ struct Slot<T> {
     writers: u32,
     /// Counts what happened.
     generation: u64,
-    /// Whether writes overlapped, so that nobody knows which came last.
-    contested: bool,
     doubt: Option<Doubt>,
     flight: Option<Flight<T>>,
 }
@@ -62,7 +60,7 @@ struct Flight<T> {
     landed: watch::Receiver<Option<T>>,
 }
 
-/// What a read has to show at its end.
+/// What a read or a write has to show at its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     generation: u64,
@@ -101,7 +99,6 @@ impl<T> Default for Slot<T> {
             readers: 0,
             writers: 0,
             generation: 0,
-            contested: false,
             doubt: None,
             flight: None,
         }
@@ -248,19 +245,30 @@ impl<T> Slots<T> {
     }
 
     /// Begins a write: what is kept goes.
-    pub(super) fn begin_write(&self, key: StatusKey, now: Instant, remove: impl FnOnce()) {
+    pub(super) fn begin_write(
+        &self,
+        key: StatusKey,
+        now: Instant,
+        remove: impl FnOnce(),
+    ) -> Ticket {
         let mut table = self.table(now);
+        let blind = table.is_blind(now);
         let slot = table.slots.entry(key).or_default();
         slot.disturb();
-        slot.contested |= slot.writers > 0;
         slot.writers += 1;
         remove();
+        Ticket {
+            generation: slot.generation,
+            doubtful: blind || slot.is_doubtful(now),
+        }
     }
 
-    /// Ends a write, and has its answer kept where it is the last word. Whether it was.
+    /// Ends a write, and has its answer kept where it is the last word: no other write overlapped it, here or
+    /// elsewhere, and nothing was to be forgotten since it began. Whether it was.
     pub(super) fn end_write(
         &self,
         key: StatusKey,
+        ticket: Ticket,
         settled: Settled,
         now: Instant,
         keep: impl FnOnce(),
@@ -268,13 +276,12 @@ impl<T> Slots<T> {
         let mut table = self.table(now);
         let blind = table.is_blind(now);
         let slot = table.slots.entry(key).or_default();
+        let undisturbed = slot.generation == ticket.generation;
         slot.disturb();
         slot.writers = slot.writers.saturating_sub(1);
-        let alone = slot.writers == 0 && !slot.contested;
-        if slot.writers == 0 {
-            slot.contested = false;
-        }
-        let kept = alone && settled == Settled::Certain && !blind && !slot.is_doubtful(now);
+        let alone = undisturbed && slot.writers == 0;
+        let certain = !ticket.doubtful && !blind && !slot.is_doubtful(now);
+        let kept = alone && certain && settled == Settled::Certain;
         if kept {
             keep();
         }

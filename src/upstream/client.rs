@@ -195,6 +195,11 @@ impl UpstreamClient {
         self.post(&request.body(credential)).await
     }
 
+    /// Where it leads.
+    pub const fn url(&self) -> &Uri {
+        &self.url
+    }
+
     /// How long one request may take.
     pub const fn timeout(&self) -> Duration {
         self.timeout

@@ -137,6 +137,11 @@ async fn write(fleet: &Fleet, of: StatusKey, value: &[u8]) {
     fleet.end(begun, settled(value)).await;
 }
 
+/// What it owes it will not say, as if its process had ended.
+fn gone(fleet: &Fleet) {
+    owed(&fleet.owed).writes.clear();
+}
+
 /// What is kept of a customer.
 async fn kept(fleet: &Fleet, of: StatusKey) -> Option<Vec<u8>> {
     let seen = fleet.look_up(&acme(), of).await.unwrap();
@@ -388,6 +393,7 @@ async fn a_write_that_nobody_ends_leaves_a_doubt_which_ends_by_itself() {
     let of = customer("a");
     let began = clock::instant();
     let token = begin(&one, of).await.token;
+    gone(&one);
     // Who comes later is told too.
     let heard = hear(&two, &mut Position::default()).await;
     let [Heard::Everything, Heard::Begun(whom, told, time)] = heard.as_slice() else {
@@ -526,6 +532,34 @@ async fn what_redis_could_not_take_is_told_when_it_is_back() {
     assert!(!two.fleet.look_up(&acme(), b).await.unwrap().is_in_doubt);
     let owed = owed(&one.fleet.owed);
     assert!(owed.writes.is_empty() && owed.tenants.is_empty());
+}
+
+#[tokio::test]
+async fn a_doubt_lasts_as_long_as_the_configuration_says_by_now() {
+    let server = RedisServer::start();
+    let one = fleet(&server, Duration::from_hours(1)).await;
+    let (a, b) = (customer("a"), customer("b"));
+    one.end(begin(&one, a).await, End::Unknown).await;
+    one.set_horizon(Duration::from_millis(50));
+    one.end(begin(&one, b).await, End::Unknown).await;
+    sleep(Duration::from_millis(110)).await;
+    assert!(one.look_up(&acme(), a).await.unwrap().is_in_doubt);
+    assert!(!one.look_up(&acme(), b).await.unwrap().is_in_doubt);
+}
+
+#[tokio::test]
+async fn who_owes_something_believes_nothing_that_is_kept() {
+    let server = RedisServer::start();
+    let (one, two) = (fleet(&server, MINUTE).await, fleet(&server, MINUTE).await);
+    let of = customer("a");
+    write(&one, of, b"before").await;
+    // Of this write Redis knows nothing yet.
+    let token = one.new_token();
+    owed(&one.owed).add(token, of, Owing::Settled);
+    assert!(one.look_up(&acme(), of).await.is_err());
+    assert_eq!(kept(&two, of).await.unwrap(), b"before");
+    one.pay().await.unwrap();
+    assert_eq!(kept(&one, of).await, None);
 }
 
 #[tokio::test]
@@ -673,6 +707,7 @@ async fn what_is_kept_goes_when_its_time_is_over_and_leaves_nothing() {
     one.end(begin(&one, customer("b")).await, End::Settled(Some(long)))
         .await;
     drop(begin(&one, customer("c")).await);
+    gone(&one);
     while kept(&one, of).await.is_some() {
         sleep(Duration::from_millis(1)).await;
     }

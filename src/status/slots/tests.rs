@@ -43,9 +43,9 @@ fn end(slots: &Slots<u32>, ticket: Ticket, now: Instant) -> bool {
 fn a_read_that_a_write_passed_keeps_nothing() {
     let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
     let before = lead(&slots, now);
-    slots.begin_write(key, now, || {});
+    let write = slots.begin_write(key, now, || {});
     let during = lead(&slots, now);
-    assert!(slots.end_write(key, Settled::Certain, now, || {}));
+    assert!(slots.end_write(key, write, Settled::Certain, now, || {}));
     let after = lead(&slots, now);
     assert!(!end(&slots, before, now));
     assert!(!end(&slots, during, now));
@@ -56,27 +56,66 @@ fn a_read_that_a_write_passed_keeps_nothing() {
 #[test]
 fn of_writes_that_overlap_none_is_the_last_word() {
     let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
-    slots.begin_write(key, now, || {});
-    slots.begin_write(key, now, || {});
-    assert!(!slots.end_write(key, Settled::Certain, now, || {}));
-    assert!(!slots.end_write(key, Settled::Certain, now, || {}));
-    slots.begin_write(key, now, || {});
-    assert!(slots.end_write(key, Settled::Certain, now, || {}));
+    let begin = || slots.begin_write(key, now, || {});
+    let end = |write| slots.end_write(key, write, Settled::Certain, now, || {});
+    // In the order in which they began, and in the other one.
+    let (first, second) = (begin(), begin());
+    assert!(!end(first) && !end(second));
+    let (first, second) = (begin(), begin());
+    assert!(!end(second) && !end(first));
+    assert!(end(begin()));
+}
+
+#[test]
+fn a_write_that_another_gateways_overlaps_is_not_the_last_word() {
+    let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
+    let token = Token([7; 16]);
+    let begin_there = || slots.begin_elsewhere(key, token, HORIZON, now, || {});
+    let end_there = || slots.disturb(key, Some(token), now, || {});
+    let end = |write| slots.end_write(key, write, Settled::Certain, now, || {});
+    // It began and ended while ours was under way.
+    let write = slots.begin_write(key, now, || {});
+    begin_there();
+    end_there();
+    assert!(!end(write));
+    // It was under way when ours began.
+    begin_there();
+    let write = slots.begin_write(key, now, || {});
+    end_there();
+    assert!(!end(write));
+    // It is still under way.
+    let write = slots.begin_write(key, now, || {});
+    begin_there();
+    assert!(!end(write));
+    end_there();
+    assert!(end(slots.begin_write(key, now, || {})));
+}
+
+#[test]
+fn what_is_forgotten_while_it_is_written_is_not_kept() {
+    let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
+    let write = slots.begin_write(key, now, || {});
+    slots.disturb(key, None, now, || {});
+    assert!(!slots.end_write(key, write, Settled::Certain, now, || {}));
+    assert_eq!(slots.len(), 0);
 }
 
 #[test]
 fn a_write_of_unknown_outcome_leaves_its_customer_in_doubt_until_the_horizon() {
     let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
-    slots.begin_write(key, now, || {});
-    assert!(!slots.end_write(key, Settled::Unknown, now, || {}));
+    let write = slots.begin_write(key, now, || {});
+    assert!(!slots.end_write(key, write, Settled::Unknown, now, || {}));
     let ticket = lead(&slots, now);
     assert!(!end(&slots, ticket, now));
     // Another write does not know better.
-    slots.begin_write(key, now, || {});
-    assert!(!slots.end_write(key, Settled::Certain, now, || {}));
+    let write = slots.begin_write(key, now, || {});
+    assert!(!slots.end_write(key, write, Settled::Certain, now, || {}));
+    let write = slots.begin_write(key, now, || {});
     // What begins in doubt may find what was before, however late it ends.
     let ticket = lead(&slots, now + HORIZON - Duration::from_secs(1));
-    assert!(!end(&slots, ticket, now + HORIZON));
+    let over = now + HORIZON;
+    assert!(!slots.end_write(key, write, Settled::Certain, over, || {}));
+    assert!(!end(&slots, ticket, over));
     let ticket = lead(&slots, now + HORIZON);
     assert!(end(&slots, ticket, now + HORIZON));
     slots.settle(now + HORIZON);
@@ -100,11 +139,11 @@ async fn who_asks_the_same_joins_and_after_a_write_nobody_does() {
     let Turn::Lead(full, Some(_)) = slots.begin_read(key, Some(other), now) else {
         panic!("who sees more asks for more");
     };
-    slots.begin_write(key, now, || {});
+    let write = slots.begin_write(key, now, || {});
     let Turn::Lead(late, Some(_)) = ask() else {
         panic!("what is under way may be what was before");
     };
-    slots.end_write(key, Settled::Certain, now, || {});
+    slots.end_write(key, write, Settled::Certain, now, || {});
     assert!(matches!(ask(), Turn::Lead(..)));
     for ticket in [ticket, full, late] {
         assert!(!slots.end_read(key, ticket, true, now, || {}));
@@ -118,8 +157,8 @@ fn with_too_many_in_doubt_all_are() {
     let (slots, now) = (Slots::<u32>::new(HORIZON), clock());
     for number in 0..=DOUBTS {
         let key = key(&number.to_string());
-        slots.begin_write(key, now, || {});
-        slots.end_write(key, Settled::Unknown, now, || {});
+        let write = slots.begin_write(key, now, || {});
+        slots.end_write(key, write, Settled::Unknown, now, || {});
     }
     // One is left of those that were counted one by one.
     assert_eq!(slots.len(), 1);
@@ -167,6 +206,7 @@ struct Read {
 }
 
 struct Write {
+    ticket: Ticket,
     version: u32,
     done: bool,
     /// Whether it was given up without an answer.
@@ -208,8 +248,8 @@ proptest! {
                 Happening::BeginWrite => {
                     last += 1;
                     before.push(answered.len().try_into().unwrap());
-                    slots.begin_write(key, now, || kept.set(None));
-                    writes.push(Write { version: last, done: false, lost: false });
+                    let ticket = slots.begin_write(key, now, || kept.set(None));
+                    writes.push(Write { ticket, version: last, done: false, lost: false });
                 }
                 Happening::Do(at) => {
                     if let Some(write) = writes.get_mut(at)
@@ -226,7 +266,8 @@ proptest! {
                     if writes.get(at).is_some_and(|write| write.done && !write.lost) {
                         let write: Write = writes.remove(at);
                         let version = write.version;
-                        slots.end_write(key, Settled::Certain, now, || kept.set(Some(version)));
+                        let keep = || kept.set(Some(version));
+                        slots.end_write(key, write.ticket, Settled::Certain, now, keep);
                         answered.push(version);
                     }
                 }
@@ -235,7 +276,7 @@ proptest! {
                         && !write.lost
                     {
                         write.lost = true;
-                        slots.end_write(key, Settled::Unknown, now, || unreachable!());
+                        slots.end_write(key, write.ticket, Settled::Unknown, now, || unreachable!());
                         if write.done {
                             writes.remove(at);
                         }

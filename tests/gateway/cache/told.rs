@@ -10,10 +10,10 @@ use dcams_gateway::{
     },
 };
 use serde_json::json;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
-use super::{body, gateway, header, submission, tokens, update};
-use crate::support::{Answer, OTHER_TENANT, OTHER_USER, PASS, World};
+use super::{SHARED_USER, body, direct, gateway, header, submission, tokens, update};
+use crate::support::{Answer, OTHER_TENANT, OTHER_USER, PASS, USER, World};
 
 const EMAIL: &str = "ann.specimen@example.com";
 /// Times in which nothing runs out while a test runs.
@@ -53,10 +53,21 @@ impl Told {
     }
 
     async fn status_with(&self, name: &str, value: &str) -> Answer {
+        self.ask(0, EMAIL, name, value).await
+    }
+
+    async fn ask(&self, tenant: usize, email: &str, name: &str, value: &str) -> Answer {
         let request = self.world.client.post(self.world.url());
-        let request = request.bearer_auth(&self.tokens[0]).header(name, value);
-        let request = request.json(&body(GetStatus, EMAIL));
+        let request = request.bearer_auth(&self.tokens[tenant]);
+        let request = request.header(name, value).json(&body(GetStatus, email));
         crate::support::answer(request.send().await.unwrap()).await
+    }
+
+    /// Somebody changes a status past the gateway.
+    async fn change_past_it(&self, user: &str, status: &str) {
+        let request = self.world.client.post(self.world.simulator.url());
+        let request = request.json(&direct(update(EMAIL, status), user));
+        assert_eq!(request.send().await.unwrap().status(), 200);
     }
 
     /// The services that reached DCAMS since the last time.
@@ -225,16 +236,123 @@ async fn a_tenant_that_may_not_ask_for_newer_is_told_what_is_kept() {
         world.post(&token, &submission(EMAIL, "ref-1")).await.status,
         200
     );
-    let request = world.client.post(world.url()).bearer_auth(&token);
-    let request = request
-        .header("cache-control", "no-cache")
-        .json(&body(GetStatus, EMAIL));
-    let answer = crate::support::answer(request.send().await.unwrap()).await;
-    assert!(
-        cache_status(&answer).contains("; hit; "),
-        "{}",
-        cache_status(&answer)
+    for (wish, email, said) in [
+        ("no-cache", EMAIL, "; hit; "),
+        // Nobody has asked for this one.
+        (
+            "no-store",
+            "ben@example.com",
+            "; fwd=miss; fwd-status=404; stored",
+        ),
+    ] {
+        let request = world.client.post(world.url()).bearer_auth(&token);
+        let request = request
+            .header("cache-control", wish)
+            .json(&body(GetStatus, email));
+        let answer = crate::support::answer(request.send().await.unwrap()).await;
+        assert!(
+            cache_status(&answer).contains(said),
+            "{}",
+            cache_status(&answer)
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_two_who_ask_what_the_later_one_was_told_is_kept() {
+    let told = Told::start(LONG).await;
+    told.create().await;
+    // Its answer is late: what it says is not.
+    told.fault(FaultKind::Delay { ms: 1_000 }, "getStatus");
+    let (early, ()) = tokio::join!(told.status_with("cache-control", "no-cache"), async {
+        while told.world.simulator.requests().is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+        told.change_past_it(USER, "FAIL").await;
+        let later = told.status_with("cache-control", "no-cache").await;
+        assert_eq!(later.json()["status"], "FAIL");
+    });
+    assert_eq!(early.json()["status"], "PASS");
+    assert_eq!(
+        cache_status(&early),
+        "dcams-gateway; fwd=request; fwd-status=200"
     );
+    let hit = told.status().await;
+    assert_eq!(hit.json()["status"], "FAIL");
+    assert!(cache_status(&hit).contains("; hit; "));
+}
+
+#[tokio::test]
+async fn what_is_not_kept_ends_what_was() {
+    let told = Told::start("[cache]\npass_ttl = \"1h\"\npending_ttl = \"0s\"\n").await;
+    told.create().await;
+    told.change_past_it(USER, "PENDING").await;
+    assert_eq!(told.status().await.json()["status"], "PASS");
+    let asked = told.status_with("cache-control", "no-cache").await;
+    assert_eq!(asked.json()["status"], "PENDING");
+    let again = told.status().await;
+    assert_eq!(again.json()["status"], "PENDING");
+}
+
+#[tokio::test]
+async fn no_wish_of_a_client_tells_anothers_customer_from_an_unknown_one() {
+    for unowned in ["refuse", "claim", "allow"] {
+        for enabled in ["true", "false"] {
+            let more = format!("unowned = \"{unowned}\"");
+            let shared = crate::ownership::toml("", &more).replace("other-user", "elsewhere-user");
+            let toml = format!("{LONG}{OTHER_TENANT}{shared}").replace("\"full\"", "\"minimal\"");
+            let world = World::with(&toml, &super::on(&[("CACHE__ENABLED", enabled)])).await;
+            let login = Login::new(SHARED_USER, PASS);
+            world.simulator.set_credentials(vec![login]);
+            let tokens = tokens(&world);
+            let told = Told { world, tokens };
+            let created = told.post(2, &submission(EMAIL, "ref-one")).await;
+            assert_eq!(created.status, 200, "{}", created.text);
+            for wish in ["x", "only-if-cached", "no-cache", "no-store", "max-age=9"] {
+                let of = async |email: &str| {
+                    let answer = told.ask(3, email, "cache-control", wish).await;
+                    let headers = ["cache-status", "age", "etag"];
+                    let headers = headers.map(|name| header(&answer, name).to_owned());
+                    (answer.status, answer.code(), headers)
+                };
+                let case = format!("{unowned}, enabled = {enabled}, {wish}");
+                assert_eq!(of(EMAIL).await, of("ben@example.com").await, "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_comes_back_to_an_account_is_told_what_is_there_now() {
+    let toml = |account: &str, isolation: &str| {
+        let more = format!(
+            "isolation = \"{isolation}\"\n[[accounts]]\nid = \"new\"\ncredentials = \
+             [{{ id = \"new-1\", user = {{ file = \"elsewhere-user\" }}, pass = {{ file = \"pass\" }} }}]\n"
+        );
+        let account = format!("account = \"{account}\"");
+        let tenant = OTHER_TENANT.replace("account = \"other\"", &account);
+        format!("{LONG}{tenant}{more}").replace("\"full\"", "\"minimal\"")
+    };
+    let at_home = toml("other", "none");
+    for away in [
+        toml("new", "none"),
+        toml("other", "ledger"),
+        LONG.to_owned(),
+    ] {
+        let world = World::with(&at_home, &super::on(&[])).await;
+        let logins = [OTHER_USER, USER].map(|user| Login::new(user, PASS));
+        world.simulator.set_credentials(logins.into());
+        let token = world.token_of("other", &Operation::ALL, None);
+        let tokens = [0; 4].map(|_| token.clone());
+        let told = Told { world, tokens };
+        told.create().await;
+        assert_eq!(told.status().await.json()["status"], "PASS");
+        told.world.change(&away).await;
+        told.change_past_it(OTHER_USER, "FAIL").await;
+        told.world.change(&at_home).await;
+        assert_eq!(told.status().await.json()["status"], "FAIL");
+    }
 }
 
 #[tokio::test]
