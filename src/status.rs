@@ -494,12 +494,13 @@ impl Inner {
         let entries = self.entries.load();
         let former = entries.map.get(&key);
         let newer = |former: &Arc<Entry>| found.entry.is_before(former);
-        if former.is_some_and(|former| !self.is_forgotten(&former) && newer(&former)) {
+        let former = former.filter(|former| !self.is_forgotten(former));
+        if former.as_ref().is_some_and(newer) {
             return false;
         }
         if found.lasts() {
             entries.keep(key, &found.entry);
-        } else {
+        } else if !former.is_some_and(|former| former.says_what(&found.entry)) {
             entries.map.invalidate(&key);
         }
         found.lasts()
@@ -699,7 +700,10 @@ impl Reading {
             let value = entry.write();
             // Where that fails the others ask by themselves.
             let _kept = fleet.keep(tenant, key, seen, learnt(entry, &value)).await;
-        } else if !found.lasts() && seen.value.is_some() {
+        } else if !found.lasts()
+            && seen.value.is_some()
+            && !old.as_ref().is_some_and(|old| old.says_what(entry))
+        {
             // Where that fails it is owed.
             let _removed = fleet.forget(tenant, key).await;
         }

@@ -156,6 +156,11 @@ impl Entry {
         self.tag
     }
 
+    /// Whether it is the same answer for the same clients.
+    pub(super) fn says_what(&self, other: &Self) -> bool {
+        (self.known, self.fit, &self.body) == (other.known, other.fit, &other.body)
+    }
+
     /// Whether DCAMS was asked for the other one later.
     pub(super) fn is_before(&self, other: &Self) -> bool {
         self.read_at < other.read_at
