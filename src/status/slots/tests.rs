@@ -92,6 +92,51 @@ fn a_write_that_another_gateways_overlaps_is_not_the_last_word() {
 }
 
 #[test]
+fn a_doubt_ends_with_the_one_write_that_it_is_about_or_in_time() {
+    let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
+    let (one, other) = (Token([7; 16]), Token([8; 16]));
+    let begin = |token, doubt| slots.begin_elsewhere(key, token, doubt, now, || {});
+    let ended = |token| slots.disturb(key, token, now, || {});
+    let is_in_doubt = |then| !end(&slots, lead(&slots, then), then);
+    // Heard again, with less time.
+    begin(one, HORIZON);
+    begin(one, HORIZON / 4);
+    assert!(is_in_doubt(now + HORIZON / 2));
+    // To forget a customer settles nothing.
+    ended(None);
+    assert!(is_in_doubt(now));
+    ended(Some(one));
+    assert!(!is_in_doubt(now));
+    // Of two, the end of one is not the other's.
+    begin(one, HORIZON);
+    begin(other, HORIZON);
+    ended(Some(other));
+    assert!(is_in_doubt(now));
+    assert!(!is_in_doubt(now + HORIZON));
+    let write = slots.begin_write(key, now, || {});
+    slots.end_write(key, write, Settled::Unknown, now, || {});
+    ended(None);
+    assert!(is_in_doubt(now));
+}
+
+#[test]
+fn a_read_that_was_passed_by_a_write_ends_nobody_elses_flight() {
+    let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
+    let ask = || slots.begin_read(key, Some(fit()), now);
+    let Turn::Lead(before, _) = ask() else {
+        panic!("the first asks");
+    };
+    let write = slots.begin_write(key, now, || {});
+    slots.end_write(key, write, Settled::Certain, now, || {});
+    let Turn::Lead(after, _) = ask() else {
+        panic!("what is under way may be what was before");
+    };
+    slots.end_read(key, before, true, now, || {});
+    assert!(matches!(ask(), Turn::Join(_)));
+    assert!(slots.end_read(key, after, true, now, || {}));
+}
+
+#[test]
 fn what_is_forgotten_while_it_is_written_is_not_kept() {
     let (slots, now, key) = (Slots::<u32>::new(HORIZON), clock(), key("a@b.example"));
     let write = slots.begin_write(key, now, || {});

@@ -13,7 +13,10 @@ use serde_json::json;
 use tokio::time::{interval, sleep};
 
 use super::{SHARED_USER, body, direct, gateway, header, submission, tokens, update};
-use crate::support::{Answer, OTHER_TENANT, OTHER_USER, PASS, USER, World};
+use crate::{
+    redis::server::RedisServer,
+    support::{Answer, OTHER_TENANT, OTHER_USER, PASS, USER, World},
+};
 
 const EMAIL: &str = "ann.specimen@example.com";
 /// Times in which nothing runs out while a test runs.
@@ -479,6 +482,93 @@ async fn while_dcams_fails_what_was_is_told_and_labelled_unless_a_tenant_will_no
     assert_eq!(told.post(0, &update(EMAIL, "FAIL")).await.status, 502);
     told.fault(FaultKind::Reset {}, "getStatus");
     assert_eq!(told.status().await.status, 502);
+}
+
+#[tokio::test]
+async fn what_is_late_is_not_told_to_a_tenant_that_will_not_or_is_left_out() {
+    let stale = "[cache]\npass_ttl = \"1ms\"\njitter = 0.0\nstale_if_error = \"1h\"\n";
+    let with = |more: &str| format!("{stale}{OTHER_TENANT}{more}").replace("full", "minimal");
+    let world = World::with(&with(""), &super::on(&[])).await;
+    let login = Login::new(OTHER_USER, PASS);
+    world.simulator.set_credentials(vec![login]);
+    let token = world.token_of("other", &Operation::ALL, None);
+    let tokens = [0; 4].map(|_| token.clone());
+    let told = Told { world, tokens };
+    told.create().await;
+    for (more, status) in [
+        ("", 200),
+        ("cache = { stale = false }\n", 502),
+        ("cache = { enabled = false }\n", 502),
+    ] {
+        if !more.is_empty() {
+            told.world.change(&with(more)).await;
+        }
+        told.fault(FaultKind::Reset {}, "getStatus");
+        assert_eq!(told.status().await.status, status, "{more}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_wants_nothing_kept_or_nothing_else_has_its_way() {
+    let late = "[cache]\npass_ttl = \"1ms\"\njitter = 0.0\nstale_while_revalidate = \"1h\"\n";
+    let told = Told::start(late).await;
+    told.create().await;
+    let answer = told.status_with("cache-control", "only-if-cached").await;
+    assert_eq!((answer.status, told.sent().len()), (504, 0));
+
+    let told = Told::start(LONG).await;
+    told.create().await;
+    let request = told.world.client.post(told.world.url());
+    let request = request.bearer_auth(&told.tokens[0]);
+    let request = request.header("cache-control", "no-store");
+    let written = request.json(&update(EMAIL, "FAIL")).send().await;
+    assert_eq!(written.unwrap().status(), 200);
+    told.sent();
+    assert_eq!(told.status().await.json()["status"], "FAIL");
+    assert_eq!(told.sent(), ["getStatus"]);
+}
+
+#[tokio::test]
+async fn what_a_write_is_answered_is_not_kept_past_a_purge() {
+    let told = Told::start(LONG).await;
+    told.create().await;
+    for body in [
+        json!({"tenant": "demo"}),
+        json!({"tenant": "demo", "email": EMAIL}),
+    ] {
+        told.fault(FaultKind::Delay { ms: 500 }, "updateStatus");
+        let update = update(EMAIL, "FAIL");
+        let (written, ()) = tokio::join!(told.post(0, &update), async {
+            while told.world.simulator.requests().is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            let url = format!("http://{}/api/cache/purge", told.world.admin);
+            let purged = told.world.client.post(url).json(&body).send().await;
+            assert_eq!(purged.unwrap().status(), 200);
+        });
+        assert_eq!(written.status, 200);
+        told.sent();
+        assert_eq!(told.status().await.status, 200);
+        assert_eq!(told.sent(), ["getStatus"], "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_others_cannot_be_told_of_is_refused_where_that_is_wanted() {
+    for (more, status, sent) in [("", 200, 1), ("untold_writes = \"refuse\"\n", 503, 0)] {
+        let server = RedisServer::start();
+        let toml = format!("{LONG}{more}{}", super::in_redis(&server.url()));
+        let told = Told::start(&toml).await;
+        told.create().await;
+        server.signal("STOP");
+        let answer = told.post(0, &update(EMAIL, "FAIL")).await;
+        assert_eq!((answer.status, told.sent().len()), (status, sent));
+        let last = told.world.audit.until(2).await.pop().unwrap();
+        if status == 503 {
+            assert_eq!(last["reason"], "write_untold");
+        }
+        server.signal("CONT");
+    }
 }
 
 #[tokio::test]
