@@ -818,3 +818,6 @@ fn lag_of(settings: &CacheSettings) -> u64 {
 fn horizon(timeout: Duration) -> Duration {
     (timeout * 2).max(Duration::from_mins(1))
 }
+
+#[cfg(test)]
+mod tests;
