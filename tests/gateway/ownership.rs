@@ -264,13 +264,16 @@ async fn under_claim_the_first_who_asks_for_a_customer_that_exists_owns_it() {
     let claim = "unowned = \"claim\"";
     let shared = Shared::with(claim, claim, &[]).await;
     // One that DCAMS does not know is nobody's, in the words of every other 404.
-    let unknown = shared.ask(&shared.one, GetStatus).await;
-    assert_eq!(unknown.status, 404);
+    let mut unknown = Vec::new();
+    for operation in READS {
+        unknown.push(shared.ask(&shared.one, operation).await);
+    }
     shared.older_customer().await;
     shared.world.simulator.clear_requests();
     let second = shared.ask(&shared.two, GetStatus).await;
     assert_eq!(second.status, 200);
-    for operation in READS {
+    for (operation, unknown) in READS.into_iter().zip(unknown) {
+        assert_eq!(unknown.status, 404);
         let first = shared.ask(&shared.one, operation).await;
         assert_eq!(seen(&first), seen(&unknown), "{operation}");
         assert_eq!(shared.ask(&shared.two, operation).await.status, 200);
