@@ -80,6 +80,15 @@ impl Told {
         records.into_iter().filter_map(|r| r.service).collect()
     }
 
+    /// The first tenant's line of this month's statement.
+    async fn usage(&self) -> serde_json::Value {
+        let month = dcams_gateway::clock::now().strftime("%Y-%m").to_string();
+        let path = format!("/api/usage/statement?month={month}&tenant=demo");
+        let usage = self.world.operator(&path).await;
+        assert_eq!(usage.status, 200, "{}", usage.text);
+        usage.json()["tenants"][0].clone()
+    }
+
     fn fault(&self, kind: FaultKind, service: &'static str) {
         let fault = Fault::once(kind).for_service(service);
         self.world.simulator.add_fault(fault).unwrap();
@@ -433,11 +442,7 @@ async fn a_cached_answer_is_free_and_is_on_record() {
             (&json!(0), &json!(null))
         );
     }
-    let month = dcams_gateway::clock::now().strftime("%Y-%m").to_string();
-    let path = format!("/api/usage/statement?month={month}&tenant=demo");
-    let usage = told.world.operator(&path).await;
-    assert_eq!(usage.status, 200, "{}", usage.text);
-    let usage = usage.json()["tenants"][0].clone();
+    let usage = told.usage().await;
     // The creation alone.
     assert_eq!(usage["charged"], 1, "{usage}");
     assert_eq!(usage["services"]["getStatus"]["calls"], 0, "{usage}");
@@ -606,6 +611,10 @@ async fn what_is_late_is_told_at_once_and_asked_for_behind_the_clients_back() {
         told.world.audit.events()[0]["customer"]
     );
     assert_eq!(told.sent(), ["getStatus"]);
+    // What it costs is the creation; the call is on the statement all the same.
+    let usage = told.usage().await;
+    assert_eq!(usage["charged"], 1, "{usage}");
+    assert_eq!(usage["services"]["getStatus"]["calls"], 1, "{usage}");
 }
 
 #[tokio::test]
