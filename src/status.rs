@@ -299,8 +299,7 @@ impl StatusCache {
         Arc::clone(&self.0.refreshes).try_acquire_owned().ok()
     }
 
-    /// What a getStatus, or the part of another answer that says the same, is to be kept as. None where it
-    /// shows a person whose fields are not to be kept, or says what nobody knows whether it lasts.
+    /// A getStatus's answer, or the part of another that says the same, as it is told and kept.
     pub fn entry_of(
         &self,
         of: &Customer,

@@ -5,10 +5,7 @@ use crate::{
     caching::CacheSettings,
     store::{
         Backend, StateSettings,
-        redis::{
-            server::RedisServer,
-            settings::{Login, Mode, OnStoreFailure, RedisSettings, Server},
-        },
+        redis::{server::RedisServer, settings::RedisSettings},
     },
     upstream::verdict::Message,
 };
@@ -37,20 +34,7 @@ fn settings() -> CacheSettings {
 }
 
 async fn cache(server: &RedisServer) -> (StatusCache, Customer) {
-    let redis = RedisSettings {
-        servers: vec![Server::parse(&server.url()).unwrap()],
-        mode: Mode::Single,
-        login: Login::default(),
-        sentinel_login: Login::default(),
-        roots: Vec::new(),
-        database: 0,
-        timeout: Duration::from_secs(2),
-        connect_timeout: Duration::from_secs(2),
-        prefix: "dcams-gateway:".to_owned(),
-        nodes: 2,
-        lease: Duration::from_millis(200),
-        on_store_failure: OnStoreFailure::Lease,
-    };
+    let redis = RedisSettings::of_test(&server.url());
     let state = StateSettings {
         key: KEY.into(),
         backend: Backend::Redis(Box::new(redis)),

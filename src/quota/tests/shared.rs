@@ -4,11 +4,7 @@ use super::*;
 use crate::quota::redis::SubjectOp;
 use crate::store::{
     Backend, StateSettings,
-    redis::{
-        Script,
-        server::RedisServer,
-        settings::{Login, Mode, Server},
-    },
+    redis::{Script, server::RedisServer},
 };
 
 /// Gateways that share a Redis, each with its own memory and connection.
@@ -53,18 +49,10 @@ impl Nodes {
 impl Node {
     async fn start(server: &RedisServer, nodes: u16, away: OnStoreFailure) -> Self {
         let redis = RedisSettings {
-            servers: vec![Server::parse(&server.url()).unwrap()],
-            mode: Mode::Single,
-            login: Login::default(),
-            sentinel_login: Login::default(),
-            roots: Vec::new(),
-            database: 0,
             timeout: Duration::from_millis(500),
-            connect_timeout: Duration::from_secs(2),
-            prefix: "test:".to_owned(),
             nodes,
-            lease: Duration::from_millis(200),
             on_store_failure: away,
+            ..RedisSettings::of_test(&server.url())
         };
         let settings = StateSettings {
             key: KEY.into(),

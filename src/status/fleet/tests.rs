@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::store::redis::{
     server::RedisServer,
-    settings::{Login, Mode, OnStoreFailure, Password, RedisSettings, Server},
+    settings::{Login, Mode, Password, RedisSettings},
 };
 
 const KEY: [u8; 32] = [3; 32];
@@ -72,20 +72,7 @@ async fn until(holds: impl Fn() -> bool) {
 }
 
 fn settings(server: &RedisServer) -> RedisSettings {
-    RedisSettings {
-        servers: vec![Server::parse(&server.url()).unwrap()],
-        mode: Mode::Single,
-        login: Login::default(),
-        sentinel_login: Login::default(),
-        roots: Vec::new(),
-        database: 0,
-        timeout: Duration::from_secs(2),
-        connect_timeout: Duration::from_secs(2),
-        prefix: "dcams-gateway:".to_owned(),
-        nodes: 2,
-        lease: Duration::from_millis(200),
-        on_store_failure: OnStoreFailure::Lease,
-    }
+    RedisSettings::of_test(&server.url())
 }
 
 async fn fleet(server: &RedisServer, horizon: Duration) -> Fleet {

@@ -39,6 +39,27 @@ pub struct RedisSettings {
     pub on_store_failure: OnStoreFailure,
 }
 
+#[cfg(test)]
+impl RedisSettings {
+    /// The one server at this URL, for a test: whoever waits for it may wait long.
+    pub(crate) fn of_test(url: &str) -> Self {
+        Self {
+            servers: vec![Server::parse(url).unwrap()],
+            mode: Mode::Single,
+            login: Login::default(),
+            sentinel_login: Login::default(),
+            roots: Vec::new(),
+            database: 0,
+            timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            prefix: "dcams-gateway:".to_owned(),
+            nodes: 2,
+            lease: Duration::from_millis(200),
+            on_store_failure: OnStoreFailure::Lease,
+        }
+    }
+}
+
 impl RedisSettings {
     /// How long work may wait that no request stands behind: pages of a scan, an import's batch.
     pub fn patience(&self) -> Duration {
