@@ -512,8 +512,8 @@ async fn nothing_is_given_at_first_of_a_redis_that_comes_back_with_older_data() 
     // All that is held is put back.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let day = limits.calendar.day(clock::now()).first;
-    let key = format!("test:quota:{{acme}}:day:{day}").into_bytes();
     let server = nodes.nodes[0].store.redis().unwrap();
+    let key = format!("{}quota:{{acme}}:day:{day}", server.prefix()).into_bytes();
     server.invoke(&SET_BACK, &[key], &[]).await.unwrap();
     let began = clock::instant();
     let mut all = 600;
