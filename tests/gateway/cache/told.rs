@@ -277,10 +277,8 @@ async fn of_two_who_ask_what_the_later_one_was_told_is_kept() {
     // Its answer is late: what it says is not.
     told.fault(FaultKind::Delay { ms: 1_000 }, "getStatus");
     let (early, ()) = tokio::join!(told.status_with("cache-control", "no-cache"), async {
-        while told.world.simulator.requests().is_empty() {
-            sleep(Duration::from_millis(5)).await;
-        }
-        sleep(Duration::from_millis(100)).await;
+        // The creation, and this: DCAMS has decided what it says.
+        told.world.simulator.arrived(2).await;
         told.change_past_it(USER, "FAIL").await;
         let later = told.status_with("cache-control", "no-cache").await;
         assert_eq!(later.json()["status"], "FAIL");
