@@ -7,6 +7,13 @@
 //! Each event is one line of JSON, numbered, with a MAC over the line up to it, so that a changed
 //! or invented line is found by whoever holds `audit.key`.
 
+pub mod chain;
+pub mod folder;
+pub mod key;
+pub mod line;
+pub mod note;
+pub mod tree;
+
 use std::{
     io::{self, Write},
     sync::{Mutex, PoisonError},

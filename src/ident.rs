@@ -92,6 +92,10 @@ name! {
     IssuerId
 }
 name! {
+    /// A gateway among others, and its audit chain.
+    NodeId
+}
+name! {
     /// A tenant: the company or product whose frontends call the gateway.
     TenantId
 }
@@ -104,13 +108,36 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The gateway's own id of one request (UUID version 7, RFC 9562): never the client's.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Uuid);
 
 impl RequestId {
     /// A new id; ids of one process sort by the time they were made.
     pub fn mint() -> Self {
         Self(Uuid::now_v7())
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = uuid::Error;
+
+    /// Reads what `Display` wrote.
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RequestId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|_| de::Error::custom("expected a UUID"))
     }
 }
 
@@ -187,7 +214,7 @@ impl<'a> From<&'a AccountId> for Scope<'a> {
     }
 }
 
-/// The key that pseudonyms are made with, derived from `state.key`.
+/// A key that pseudonyms are made with, derived from `state.key` or, in the audit trail, `audit.key`.
 #[derive(Clone)]
 pub struct PseudonymKey {
     /// Shared, because it is large and every tenant has one.
@@ -204,6 +231,11 @@ impl PseudonymKey {
         let id = first(hmac::sign(&key, b"id").as_ref());
         let key = Arc::new(key);
         Self { key, id }
+    }
+
+    /// Which key it is: what its pseudonyms begin with.
+    pub const fn id(&self) -> [u8; 4] {
+        self.id
     }
 
     /// The pseudonym of `value` for one purpose and within one scope, a tenant or an account:
@@ -305,7 +337,7 @@ impl FromStr for Pseudonym {
 pub struct InvalidPseudonym;
 
 /// The bytes of exactly as many lower-case hexadecimal digits.
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
