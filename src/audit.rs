@@ -371,3 +371,6 @@ impl Filed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
