@@ -372,3 +372,6 @@ impl Filed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
