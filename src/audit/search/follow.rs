@@ -173,13 +173,16 @@ impl Growing {
         takes: &mut impl FnMut(&[u8]) -> bool,
         each: &mut impl FnMut(Item) -> io::Result<()>,
     ) -> io::Result<()> {
-        if self.go_back()? {
-            self.tell(self.place().1, What::Changed, each)?;
-        }
         let mut pending = Vec::new();
         loop {
             let (end, line) = self.place();
             let read = self.append(end, &mut pending)?;
+            // Only now: what was read counts if it still stood behind the last mark after that.
+            if self.go_back()? {
+                pending.clear();
+                self.tell(self.place().1, What::Changed, each)?;
+                continue;
+            }
             if read == 0 {
                 return Ok(());
             }

@@ -153,22 +153,27 @@ impl<W: Write> Table<W> {
 
     /// A line for what is no event.
     fn stray(&mut self, item: &Item) -> io::Result<()> {
-        let (file, line) = (plain(&item.file.to_string_lossy(), usize::MAX), item.line);
-        let words = match &item.what {
-            What::Event(text) | What::Stray(text) => format!("is no event: {}", glimpse(text)),
-            What::Torn(text) => format!("is half a line: {}", glimpse(text)),
-            What::Unreadable(error) => {
-                format!("cannot be read: {}", plain(&error.to_string(), LONGEST))
-            }
-            What::Changed => "was the last line that still stands as it was read".to_owned(),
-        };
         let sign = if self.colours {
             painted("?", AnsiColor::Magenta)
         } else {
             "?".to_owned()
         };
-        writeln!(self.out, "{sign} {file}:{line} {words}")
+        writeln!(self.out, "{sign} {}", stray(item))
     }
+}
+
+/// What is no event, and where.
+pub(super) fn stray(item: &Item) -> String {
+    let (file, line) = (plain(&item.file.to_string_lossy(), usize::MAX), item.line);
+    let words = match &item.what {
+        What::Event(text) | What::Stray(text) => format!("is no event: {}", glimpse(text)),
+        What::Torn(text) => format!("is half a line: {}", glimpse(text)),
+        What::Unreadable(error) => {
+            format!("cannot be read: {}", plain(&error.to_string(), LONGEST))
+        }
+        What::Changed => "was the last line that still stands as it was read".to_owned(),
+    };
+    format!("{file}:{line} {words}")
 }
 
 fn painted(text: &str, colour: AnsiColor) -> String {

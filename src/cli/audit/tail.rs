@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::{io::Interest, net::unix::pipe, time::MissedTickBehavior};
 
 use super::{
-    show::{Table, on_stdout},
+    show::{Table, on_stdout, stray},
     unless_closed,
 };
 use crate::{
@@ -161,11 +161,7 @@ impl Printer {
         }
         if !self.table.raw(item)? {
             // Whoever reads the lines with a program is told beside them.
-            complain(&format!(
-                "warning: {}:{} is no event",
-                item.file.display(),
-                item.line
-            ));
+            complain(&format!("warning: {}", stray(item)));
         }
         Ok(())
     }
