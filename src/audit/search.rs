@@ -357,3 +357,54 @@ pub fn last(files: &[AuditFile], being_written: bool, filter: &Filter, count: us
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{key::AuditKey, line::Frame};
+
+    /// Lines of these events.
+    fn lines(events: &[&str]) -> Vec<u8> {
+        let (key, mut out) = (AuditKey::derive(&[7; 32]), Vec::new());
+        for event in events {
+            let (seq, node, prev) = (1, "gw-1", key.mac(b""));
+            Frame { seq, node, prev }.write(event.as_bytes(), &key, &mut out);
+        }
+        out
+    }
+
+    const FIRST: &str = r#"{"time":"2026-11-23T10:00:00Z","phase":"outcome","tenant":"a"}"#;
+    const SECOND: &str = r#"{"time":"2026-11-23T10:00:01.5Z","phase":"outcome","tenant":"ab"}"#;
+    const QUOTED: &str =
+        r#"{"time":"2026-11-23T10:00:02Z","phase":"event","reason":"x\",\"tenant\":\"a\""}"#;
+
+    #[test]
+    fn a_member_is_found_where_it_is_one_and_not_where_its_text_is_quoted() {
+        let of_a = Filter::new().having("tenant", "a");
+        let taken = |filter: &Filter| [FIRST, SECOND, QUOTED].map(|e| filter.takes(e.as_bytes()));
+        assert_eq!(taken(&of_a), [true, false, false]);
+        let since = Filter::new().since("2026-11-23T10:00:01.5Z".parse().unwrap());
+        assert_eq!(taken(&since), [false, true, true]);
+    }
+
+    #[test]
+    fn the_last_events_are_read_from_the_newest_file_and_no_other_without_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut broken = zstd::encode_all(&lines(&[FIRST; 99])[..], 3).unwrap();
+        broken.truncate(40);
+        fs::write(folder.path().join("audit-00000001.jsonl.zst"), broken).unwrap();
+        let text = [lines(&[FIRST, SECOND, QUOTED]), b"half a li".to_vec()].concat();
+        fs::write(folder.path().join("audit-00000002.jsonl"), text).unwrap();
+        let files = files(folder.path()).unwrap();
+        let told = |filter: Filter, count| -> Vec<(u64, bool)> {
+            let items = last(&files, true, &filter, count).into_items().into_iter();
+            items
+                .map(|item| (item.line, matches!(item.what, What::Event(_))))
+                .collect()
+        };
+        assert_eq!(told(Filter::new(), 2), [(2, true), (3, true)]);
+        assert_eq!(told(Filter::new().having("tenant", "a"), 1), [(1, true)]);
+        let all = told(Filter::new(), 4);
+        assert_eq!(all, [(1, false), (1, true), (2, true), (3, true)]);
+    }
+}
