@@ -16,6 +16,7 @@ pub mod line;
 pub mod note;
 mod queue;
 mod recovery;
+pub mod search;
 pub mod tree;
 mod writer;
 

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit code 0: fine; 1: the work
 //! failed, and the last line says what to do next; 2: wrong usage.
 
+mod audit;
 mod cache;
 mod credentials;
 mod customers;
@@ -58,6 +59,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Read the audit trail: the last events, or all of one person
+    Audit(audit::AuditArgs),
     /// Have the gateway that runs keep statuses no more, of a tenant or of one customer
     Cache(cache::CacheArgs),
     /// Check a configuration, and print each mistake with file, key and mend
@@ -235,6 +238,7 @@ async fn execute(
     audit: &mut Option<Arc<AuditTrail>>,
 ) -> Result<(), CommandError> {
     match command {
+        Command::Audit(args) => audit::run(args).await,
         Command::Cache(args) => cache::run(args).await,
         Command::Check(args) => check(&args),
         Command::Credentials(args) => credentials::run(args).await,

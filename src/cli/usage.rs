@@ -104,7 +104,7 @@ enum Format {
     Json,
 }
 
-fn tenant(text: &str) -> Result<TenantId, String> {
+pub(super) fn tenant(text: &str) -> Result<TenantId, String> {
     TenantId::try_from(text).map_err(|error| error.to_string())
 }
 

@@ -16,6 +16,7 @@
 
 mod addresses;
 mod audit;
+mod audit_reading;
 mod cache;
 mod campaign;
 mod canary;
