@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     admin::forget::Home,
-    audit::{AuditTrail, Deed},
+    audit::{self, AuditTrail, event::Deed},
     auth::{register::Register, revocation::request::Terms},
     clock,
     config::{Config, origin::Origin, sources::Fingerprint},
@@ -60,7 +60,7 @@ pub struct Edges {
     pub public: TcpListener,
     /// Where operators connect.
     pub admin: TcpListener,
-    /// Where audit events are written.
+    /// Where a copy of audit events goes, if the configuration wants one.
     pub audit: Box<dyn Write + Send>,
 }
 
@@ -84,6 +84,9 @@ impl Edges {
 /// Why a gateway with a valid configuration could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
+    /// The audit trail cannot be opened.
+    #[error("{0}")]
+    Audit(#[from] audit::OpenError),
     /// The client for the upstream could not be made.
     #[error("cannot prepare the connection to DCAMS: {0}")]
     Client(#[from] UpstreamError),
@@ -149,7 +152,7 @@ impl App {
         let register = Arc::new(register.await?);
         warn_of_lost(&register, &config.terms).await?;
         let observers = Arc::new(Observers {
-            audit: AuditTrail::new(&config.audit_key, edges.audit),
+            audit: AuditTrail::open(&config.audit, config.audit.stdout.then_some(edges.audit))?,
             metrics: Metrics::new(),
             pseudonyms: config.pseudonyms.clone(),
         });

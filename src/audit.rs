@@ -1,465 +1,373 @@
-//! Audit events: what a tenant did to a customer and how it ended, and what the gateway did by itself.
+//! The audit trail: what was done with people's data, on disk before it is done, in a chain that a
+//! stranger can check.
 //!
-//! Invariant: an event is a struct of allowed fields. People appear as keyed pseudonyms, fields by
-//! name, images by side, format and size; there is no field that a value, a token or a credential
-//! could be put in.
+//! An [`event`] becomes a [`line`] of this node's [`chain`], which one thread writes to numbered files of a
+//! [`folder`]. Who has to know that an event is on disk waits for what [`AuditTrail::record`] returned.
 //!
-//! Each event is one line of JSON, numbered, with a MAC over the line up to it, so that a changed
-//! or invented line is found by whoever holds `audit.key`.
+//! Invariant: an event whose [`Filed::durable`] was answered `Ok` with a position is on disk, and stays
+//! where it is in the chain.
 
 pub mod chain;
+pub mod event;
 pub mod folder;
+mod keeper;
 pub mod key;
 pub mod line;
 pub mod note;
+mod queue;
+mod recovery;
 pub mod tree;
+mod writer;
 
 use std::{
     io::{self, Write},
-    sync::{Mutex, PoisonError},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
-use aws_lc_rs::hmac;
-use jiff::Timestamp;
-use serde::Serialize;
+use thiserror::Error;
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
+use self::{event::Event, key::AuditKeys, line::Position, queue::Queue, writer::Writer};
 use crate::{
-    address::Client,
-    ident::{Pseudonym, RequestId, hex},
+    ident::{NodeId, PseudonymKey},
+    outbox::Outbox,
 };
 
-/// Where events go: a writer, and the key that authenticates each line.
+/// What `[audit]` says of the trail.
+#[derive(Debug, Clone)]
+pub struct AuditSettings {
+    /// Where the files are.
+    pub folder: PathBuf,
+    /// What the chain is called; a new chain is called after the computer where nothing is said.
+    pub node: Option<NodeId>,
+    /// With what it is sealed.
+    pub keys: AuditKeys,
+    /// Whether what cannot be recorded is done.
+    pub durability: Durability,
+    /// How often the disk is made to keep what was written, at most.
+    pub sync_interval: Duration,
+    /// How long is waited for the disk.
+    pub write_timeout: Duration,
+    /// After how many lines a checkpoint is made.
+    pub checkpoint_events: u64,
+    /// And after which time, if there were any.
+    pub checkpoint_every: Duration,
+    /// From which size on a file is closed.
+    pub rotate_size: u64,
+    /// And at which age.
+    pub rotate_every: Duration,
+    /// For how long a file is kept; nothing: for ever.
+    pub keep: Option<Duration>,
+    /// How many are kept; nothing: all.
+    pub keep_files: Option<u64>,
+    /// Whether each durable line goes to standard output, too.
+    pub stdout: bool,
+}
+
+impl AuditSettings {
+    /// Each of the settings by its key, and whether others have it the same.
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 14] {
+        [
+            ("audit.path", self.folder == other.folder),
+            ("audit.node", self.node == other.node),
+            (
+                "audit.key",
+                self.keys.current.id() == other.keys.current.id(),
+            ),
+            ("audit.old_keys", self.keys.ids().eq(other.keys.ids())),
+            ("audit.durability", self.durability == other.durability),
+            (
+                "audit.sync_interval",
+                self.sync_interval == other.sync_interval,
+            ),
+            (
+                "audit.write_timeout",
+                self.write_timeout == other.write_timeout,
+            ),
+            (
+                "audit.checkpoint_events",
+                self.checkpoint_events == other.checkpoint_events,
+            ),
+            (
+                "audit.checkpoint_every",
+                self.checkpoint_every == other.checkpoint_every,
+            ),
+            ("audit.rotate_size", self.rotate_size == other.rotate_size),
+            (
+                "audit.rotate_every",
+                self.rotate_every == other.rotate_every,
+            ),
+            ("audit.keep", self.keep == other.keep),
+            ("audit.keep_files", self.keep_files == other.keep_files),
+            ("audit.stdout", self.stdout == other.stdout),
+        ]
+    }
+}
+
+/// Whether what cannot be recorded is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is; what is lost is counted, and the count recorded.
+    BestEffort,
+    /// It is not.
+    Required,
+}
+
+/// Why an event is not on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AuditUnavailable {
+    /// The gateway has ended.
+    #[error("the audit trail is closed")]
+    Closed,
+    /// The disk refuses to take it, with this kind of error.
+    #[error("the disk does not take audit events: {0}")]
+    Disk(io::ErrorKind),
+    /// Too much waits for the disk.
+    #[error("too many audit events wait for the disk")]
+    Full,
+    /// The disk takes longer than `audit.write_timeout`.
+    #[error("the disk takes longer than audit.write_timeout to keep an audit event")]
+    Slow,
+}
+
+/// Why a trail cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A file or the folder.
+    #[error("cannot {what} {}: {source}; give the gateway the right to, or set another `audit.path`", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file was written with a key that is not there.
+    #[error(
+        "{} was written with another `audit.key` (id {key}): name its secret in `audit.old_keys`, or move \
+         the folder away and begin a new chain",
+        path.display()
+    )]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key's id.
+        key: String,
+    },
+    /// Another process has the folder.
+    #[error("{} belongs to a gateway that runs: each needs an `audit.path` of its own", .0.display())]
+    Locked(PathBuf),
+    /// The chain has another name.
+    #[error(
+        "{} is the chain of node `{node}`, and `audit.node` is another: change it back, or move the folder \
+         away and begin a new chain",
+        path.display()
+    )]
+    Node {
+        /// The folder.
+        path: PathBuf,
+        /// Its node.
+        node: String,
+    },
+    /// The last file cannot be understood from its first line on, and may not be overwritten.
+    #[error(
+        "{} is no file of an audit chain: move it away; `audit verify` says what there is",
+        .0.display()
+    )]
+    NoChain(PathBuf),
+    /// The system gives no thread.
+    #[error("cannot start the thread that writes audit events: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// How far the chain is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// The number of the last file.
+    pub file: u64,
+    /// How many bytes of it count.
+    pub bytes: u64,
+    /// The number of the last line.
+    pub seq: u64,
+}
+
+/// How the trail is.
+#[derive(Debug, Clone, Copy)]
+pub struct Health {
+    /// Whether events get onto the disk, and if not, why.
+    pub available: Result<(), AuditUnavailable>,
+    /// How many events were lost since the start.
+    pub lost: u64,
+    /// How many lines standard output did not take.
+    pub uncopied: u64,
+    /// How many bytes of events wait for the disk.
+    pub waiting: usize,
+    /// How often it was written and synced.
+    pub syncs: u64,
+}
+
+/// The audit trail of one gateway. One thread of its own writes; it is told to end with
+/// [`AuditTrail::close`].
 pub struct AuditTrail {
-    key: hmac::Key,
-    // One writer: events are numbered in the order in which they are written. The lock is held for
-    // one `write_all`, never across an await.
-    sink: Mutex<Sink>,
+    queue: Arc<Queue>,
+    keys: AuditKeys,
+    node: NodeId,
+    settings: Terms,
+    durable: watch::Receiver<Durable>,
 }
 
-struct Sink {
-    seq: u64,
-    line: Vec<u8>,
-    out: Box<dyn Write + Send>,
+#[derive(Clone, Copy)]
+struct Terms {
+    durability: Durability,
+    write_timeout: Duration,
 }
-
-/// The version of the event's form (`v`).
-const VERSION: u8 = 1;
 
 impl AuditTrail {
-    /// A trail that writes to `out`, authenticated with `audit.key`.
-    pub fn new(key: &[u8; 32], out: Box<dyn Write + Send>) -> Self {
-        Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, key),
-            sink: Mutex::new(Sink {
-                seq: 0,
-                line: Vec::with_capacity(1024),
-                out,
-            }),
-        }
-    }
-
-    /// Writes one event as one line.
+    /// Opens the folder's chain, puts in order what a crash has left, and begins a file. Each durable line
+    /// goes to `copy`, too, if somebody reads there.
     ///
     /// # Errors
-    /// What the writer says; the event is lost then, and its number is not used again.
-    pub fn record(&self, event: &impl Serialize) -> io::Result<()> {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let Sink { seq, line, out } = &mut *sink;
-        *seq += 1;
-        line.clear();
-        serde_json::to_writer(
-            &mut *line,
-            &Numbered {
-                v: VERSION,
-                seq: *seq,
-                event,
+    /// [`OpenError`]
+    pub fn open(
+        settings: &AuditSettings,
+        copy: Option<Box<dyn Write + Send>>,
+    ) -> Result<Self, OpenError> {
+        let copy = copy.map(|out| Outbox::new("audit copy", out));
+        let copy = copy.transpose().map_err(OpenError::Thread)?;
+        let queue = Arc::new(Queue::new(settings.write_timeout));
+        let (writer, durable) = Writer::open(settings, Arc::clone(&queue), copy)?;
+        let node = writer.node().clone();
+        writer.start()?;
+        Ok(Self {
+            queue,
+            keys: settings.keys.clone(),
+            node,
+            settings: Terms {
+                durability: settings.durability,
+                write_timeout: settings.write_timeout,
             },
-        )?;
-        // The MAC takes the place of the closing brace: the line up to it is what it covers.
-        line.pop();
-        let mac = hmac::sign(&self.key, line);
-        line.extend_from_slice(b",\"mac\":\"");
-        line.extend_from_slice(&digits(&mac));
-        line.extend_from_slice(b"\"}\n");
-        out.write_all(line)?;
-        out.flush()
+            durable,
+        })
     }
 
-    /// Whether a line is one that this key wrote, unchanged.
-    pub fn verify(&self, line: &str) -> bool {
-        let Some((covered, rest)) = line.trim_end_matches('\n').rsplit_once(",\"mac\":\"") else {
-            return false;
+    /// Has an event written. It does not wait: see [`Filed::durable`].
+    pub fn record(&self, event: &impl Event) -> Filed {
+        let Ok(bytes) = serde_json::to_vec(event) else {
+            return Filed::refused(self.queue.unwritable());
         };
-        let mac = hmac::sign(&self.key, covered.as_bytes());
-        rest.strip_suffix("\"}")
-            .is_some_and(|given| given.as_bytes() == digits(&mac))
-    }
-}
-
-/// A MAC of SHA-256 in hexadecimal digits.
-fn digits(mac: &hmac::Tag) -> [u8; 64] {
-    let mut text = [b'0'; 64];
-    hex(mac.as_ref(), &mut text);
-    text
-}
-
-#[derive(Serialize)]
-struct Numbered<'a, E> {
-    v: u8,
-    seq: u64,
-    #[serde(flatten)]
-    event: &'a E,
-}
-
-/// What the gateway did by itself, or on an operator's word.
-#[derive(Debug, Serialize)]
-pub struct Act<'a> {
-    /// When it was done.
-    #[serde(serialize_with = "as_text")]
-    pub time: Timestamp,
-    /// Always `event`.
-    pub phase: Phase,
-    /// What it was.
-    #[serde(flatten)]
-    pub deed: Deed<'a>,
-}
-
-/// The kinds of acts, with what there is to know of each (`event`).
-#[derive(Debug, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Deed<'a> {
-    /// An operator asked for something, or did it.
-    Admin {
-        /// `cache_purge`, `customer_forget`, `usage_read`, `usage_grant` or `statement_read`.
-        action: &'static str,
-        /// Whose; none where it is about all tenants.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        tenant: Option<&'a str>,
-        /// Of which month.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        month: Option<&'a str>,
-        /// What was granted.
-        #[serde(flatten)]
-        grant: Option<Granting>,
-        /// What was forgotten.
-        #[serde(flatten)]
-        forgetting: Option<Forgetting>,
-    },
-    /// The configuration was read again.
-    ConfigReloaded {
-        /// `ok`, or why it stays as it was: `refused`.
-        result: &'static str,
-        /// What asked for it: `signal`, `file` or `api`.
-        cause: &'static str,
-        /// How many mistakes it was refused for.
-        mistakes: usize,
-    },
-    /// A credential towards DCAMS has another state.
-    CredentialChanged {
-        /// The account.
-        account: &'a str,
-        /// The credential's id.
-        credential: &'a str,
-        /// Counts the values that this id has had in this process.
-        generation: u64,
-        /// The state before; none for a credential that is new.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        from: Option<&'static str>,
-        /// The state from now on.
-        to: &'static str,
-        /// Why.
-        reason: &'static str,
-    },
-    /// A customer's status was asked for anew before a client did.
-    StatusRefreshed {
-        /// The tenant in whose name.
-        tenant: &'a str,
-        /// The customer, as a pseudonym.
-        #[serde(
-            skip_serializing_if = "Option::is_none",
-            serialize_with = "as_text_option"
-        )]
-        customer: Option<Pseudonym>,
-        /// The credential it was sent with.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        credential: Option<&'a str>,
-        /// How often it was sent.
-        attempts: u8,
-        /// What the upstream answered.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        upstream_status: Option<u16>,
-        /// `ok`, or an error's code.
-        result: &'static str,
-    },
-    /// A tenant has taken so much of a limit that somebody is told.
-    QuotaWarning {
-        /// The tenant.
-        tenant: &'a str,
-        /// The limit.
-        policy: &'static str,
-        /// How much it is.
-        limit: u64,
-        /// How much of it is taken.
-        taken: u64,
-    },
-}
-
-/// An allowance on top of a limit.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Granting {
-    /// The limit.
-    pub policy: &'static str,
-    /// How much.
-    pub amount: u64,
-    /// `begun`, then how it ended: `granted`, `granted_before`, `refused`, or `unknown` where it may yet
-    /// take effect.
-    pub result: &'static str,
-}
-
-/// What the gateway was told to keep no more.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Forgetting {
-    /// Of whom, as in outcome events; none where it is about a whole tenant.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "as_text_option"
-    )]
-    pub customer: Option<Pseudonym>,
-    /// Whether a status was kept: `removed`, `none`, or `untold` where other gateways are yet to be told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache: Option<&'static str>,
-    /// Whether the ledger had the customer: `removed`, `not_owned`, `no_ledger`, or `unknown` where the
-    /// ledger did not answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ownership: Option<&'static str>,
-    /// `begun`, then how it ended: `done`, or `incomplete`.
-    pub result: &'static str,
-}
-
-/// How a request that passed authentication ended.
-#[derive(Debug, Serialize)]
-pub struct Outcome<'a> {
-    /// When it ended.
-    #[serde(serialize_with = "as_text")]
-    pub time: Timestamp,
-    /// Always `outcome`.
-    pub phase: Phase,
-    /// The gateway's id of the request.
-    #[serde(serialize_with = "as_text")]
-    pub request_id: RequestId,
-    /// The client's own id of it, where it sent a plain one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_request_id: Option<&'a str>,
-    /// The tenant.
-    pub tenant: &'a str,
-    /// The issuer whose token it carried.
-    pub issuer: &'a str,
-    /// The token's subject, as a pseudonym.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "as_text_option"
-    )]
-    pub subject: Option<Pseudonym>,
-    /// Where it came from: a network, never an address.
-    #[serde(serialize_with = "as_text")]
-    pub client: Client,
-    /// What the body asked for, once that is known.
-    #[serde(flatten)]
-    pub content: Option<&'a Content>,
-    /// Whether it was sent upstream.
-    pub decision: Decision,
-    /// What part the status cache had in the answer, where it was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache: Option<&'static str>,
-    /// `ok`, an error's code, `client_gone`, or `shutting_down` where the process ended first.
-    pub code: &'static str,
-    /// Finer than the code, for the operator.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
-    /// The credential it was sent with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential: Option<&'a str>,
-    /// How often it was sent.
-    pub attempts: u8,
-    /// What the client was answered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http_status: Option<u16>,
-    /// What the upstream answered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream_status: Option<u16>,
-    /// The customer's status in the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub customer_status: Option<&'static str>,
-    /// Bytes of the request's body.
-    pub bytes_in: u64,
-    /// Bytes of the answer's body.
-    pub bytes_out: u64,
-    /// Milliseconds from the request's head to the answer.
-    pub ms: f64,
-}
-
-/// What kind of event a line is.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// The gateway's own act.
-    Event,
-    /// A request has ended.
-    Outcome,
-}
-
-/// What the gateway did with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decision {
-    /// The gateway answered it by itself.
-    Answer,
-    /// It was sent upstream.
-    Forward,
-    /// It was not.
-    Refuse,
-}
-
-/// What a valid body asked for: names, sizes and pseudonyms.
-#[derive(Debug, Serialize)]
-pub struct Content {
-    /// The service's name.
-    pub service: &'static str,
-    /// The customer's email, as a pseudonym.
-    #[serde(serialize_with = "as_text")]
-    pub customer: Pseudonym,
-    /// The caller's reference, as a pseudonym.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "as_text_option"
-    )]
-    pub reference: Option<Pseudonym>,
-    /// Which members were present.
-    pub fields: Vec<&'static str>,
-    /// Which images were present.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub images: Vec<ImageNote>,
-}
-
-/// An image of a request, without anything of its content.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct ImageNote {
-    /// `front` or `back`.
-    pub side: &'static str,
-    /// `jpeg` or `png`.
-    pub format: &'static str,
-    /// Its decoded size.
-    pub bytes: u64,
-}
-
-fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(value)
-}
-
-#[expect(clippy::ref_option, reason = "serde hands a field over by reference")]
-fn as_text_option<T: std::fmt::Display, S: serde::Serializer>(
-    value: &Option<T>,
-    s: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => s.collect_str(value),
-        None => s.serialize_none(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::ident::{PseudonymKey, Purpose, TenantId};
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn lines(count: usize) -> (AuditTrail, Vec<String>) {
-        let shared = Shared::default();
-        let trail = AuditTrail::new(&[7; 32], Box::new(shared.clone()));
-        let tenant: TenantId = "acme".try_into().unwrap();
-        let content = Content {
-            service: "getStatus",
-            customer: PseudonymKey::derive(&[1; 32]).pseudonym(
-                Purpose::Customer,
-                &tenant,
-                b"jane@example.com",
-            ),
-            reference: None,
-            fields: vec!["email"],
-            images: Vec::new(),
+        let (done, receiver) = match self.settings.durability {
+            Durability::BestEffort => (None, None),
+            Durability::Required => {
+                let (sender, receiver) = oneshot::channel();
+                (Some(sender), Some(receiver))
+            }
         };
-        for _ in 0..count {
-            let event = Outcome {
-                time: Timestamp::UNIX_EPOCH,
-                phase: Phase::Outcome,
-                request_id: RequestId::mint(),
-                client_request_id: None,
-                tenant: "acme",
-                issuer: "idp",
-                subject: None,
-                client: Client::Unknown,
-                content: Some(&content),
-                decision: Decision::Forward,
-                cache: None,
-                code: "ok",
-                reason: None,
-                credential: None,
-                attempts: 1,
-                http_status: Some(200),
-                upstream_status: Some(200),
-                customer_status: Some("PASS"),
-                bytes_in: 10,
-                bytes_out: 20,
-                ms: 1.5,
-            };
-            trail.record(&event).unwrap();
+        match (self.queue.push(bytes, event.mark(), done), receiver) {
+            (Ok(()), Some(receiver)) => {
+                Filed(Filing::Awaited(receiver, self.settings.write_timeout))
+            }
+            (Ok(()), None) => Filed(Filing::Unawaited),
+            (Err(why), Some(_)) => Filed::refused(why),
+            // It was counted; nobody wants to wait.
+            (Err(_), None) => Filed(Filing::Lost),
         }
-        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
-        (trail, text.lines().map(str::to_owned).collect())
     }
 
-    #[test]
-    fn an_event_is_one_numbered_line_of_json() {
-        let (_, lines) = lines(2);
-        let second: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
-        assert_eq!(lines.len(), 2);
-        assert_eq!(
-            (
-                &second["seq"],
-                &second["phase"],
-                &second["service"],
-                &second["customer_status"]
-            ),
-            (
-                &2.into(),
-                &"outcome".into(),
-                &"getStatus".into(),
-                &"PASS".into()
-            )
-        );
-        assert!(!lines[1].contains("jane"));
+    /// Whether what is done now would be recorded. With `best_effort` nobody asks.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`], as [`AuditTrail::health`] has it.
+    pub fn available(&self) -> Result<(), AuditUnavailable> {
+        match self.settings.durability {
+            Durability::BestEffort => Ok(()),
+            Durability::Required => self.queue.health().available,
+        }
     }
 
-    #[test]
-    fn a_changed_line_is_found() {
-        let (trail, lines) = lines(1);
-        assert!(trail.verify(&lines[0]));
-        assert!(!trail.verify(&lines[0].replace("\"ok\"", "\"no\"")));
-        assert!(!trail.verify(&lines[0].replace("\"seq\":1", "\"seq\":2")));
-        assert!(!AuditTrail::new(&[8; 32], Box::new(io::sink())).verify(&lines[0]));
+    /// How it is.
+    pub fn health(&self) -> Health {
+        self.queue.health()
+    }
+
+    /// Whether what cannot be recorded is done.
+    pub const fn durability(&self) -> Durability {
+        self.settings.durability
+    }
+
+    /// Whose chain it is.
+    pub const fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// With which people become pseudonyms in it.
+    pub fn pseudonyms(&self) -> &PseudonymKey {
+        self.keys.current.pseudonyms()
+    }
+
+    /// How far it is on disk, now and from now on.
+    pub fn durable(&self) -> watch::Receiver<Durable> {
+        self.durable.clone()
+    }
+
+    /// Writes everything that waits, `stop` and a checkpoint, and lets go of the folder; whether that was
+    /// done within `limit`.
+    pub async fn close(&self, limit: Duration) -> bool {
+        let closed = self.queue.close();
+        timeout(limit, closed).await.is_ok()
+    }
+}
+
+impl Drop for AuditTrail {
+    fn drop(&mut self) {
+        drop(self.queue.close());
+    }
+}
+
+/// An event on its way to the disk.
+#[must_use = "ask whether it is on disk, or drop it"]
+pub struct Filed(Filing);
+
+enum Filing {
+    Awaited(
+        oneshot::Receiver<Result<Position, AuditUnavailable>>,
+        Duration,
+    ),
+    Lost,
+    Refused(AuditUnavailable),
+    Unawaited,
+}
+
+impl Filed {
+    const fn refused(why: AuditUnavailable) -> Self {
+        Self(Filing::Refused(why))
+    }
+
+    /// Whether it is lost already.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self.0, Filing::Lost | Filing::Refused(_))
+    }
+
+    /// Waits until the event is on disk, and says where. With `best_effort` nobody waits, and there is no
+    /// position.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] with `required`, where that did not happen within `audit.write_timeout`; it
+    /// may still happen later.
+    pub async fn durable(self) -> Result<Option<Position>, AuditUnavailable> {
+        match self.0 {
+            Filing::Unawaited | Filing::Lost => Ok(None),
+            Filing::Refused(why) => Err(why),
+            Filing::Awaited(receiver, limit) => match timeout(limit, receiver).await {
+                Ok(Ok(written)) => written.map(Some),
+                Ok(Err(_)) => Err(AuditUnavailable::Closed),
+                Err(_) => Err(AuditUnavailable::Slow),
+            },
+        }
     }
 }

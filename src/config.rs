@@ -5,6 +5,7 @@
 //! not, there is no `Config` but a list of every mistake. It never prints or repeats a secret.
 
 mod accounts;
+mod audit;
 mod bind;
 mod cache;
 mod cursor;
@@ -31,7 +32,6 @@ mod tests;
 use std::{collections::HashMap, fmt, path::PathBuf};
 
 use jiff::Timestamp;
-use zeroize::Zeroizing;
 
 use self::{
     cursor::{Context, Section},
@@ -47,6 +47,7 @@ use self::{
 use crate::{
     address::TrustedProxies,
     admin::AdminSettings,
+    audit::AuditSettings,
     auth::{
         IssuerSettings,
         dpop::DpopSettings,
@@ -118,8 +119,8 @@ pub struct Config {
     pub state: StateSettings,
     /// What is kept of customers' statuses.
     pub cache: CacheSettings,
-    /// The key of the audit trail.
-    pub audit_key: Zeroizing<[u8; 32]>,
+    /// The audit trail.
+    pub audit: AuditSettings,
     /// What works but is unwise, in the form of mistakes.
     pub warnings: Vec<Mistake>,
     /// Where it comes from, to be read again.
@@ -284,7 +285,7 @@ fn assemble(context: Context<'_>, mut layers: Layers, origin: &Origin) -> Option
         pseudonyms: PseudonymKey::derive(&state.key),
         state,
         cache: sections.cache?,
-        audit_key: sections.audit_key?,
+        audit: sections.audit?,
         // Both are known when all of this was read.
         warnings: Vec::new(),
         sources: Sources::none(),
@@ -316,7 +317,7 @@ struct Fixed {
     tariff: Option<Tariff>,
     state: Option<StateSettings>,
     cache: Option<CacheSettings>,
-    audit_key: Option<Zeroizing<[u8; 32]>>,
+    audit: Option<AuditSettings>,
     reload: Option<ReloadSettings>,
     telemetry: Option<TelemetrySettings>,
     /// Also where there is no such section.
@@ -347,7 +348,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let state = state::state(root.section("state"));
     let state_key = state.as_ref().map(|state| &*state.key);
     let cache = cache::cache(root.section("cache"), state.as_ref());
-    let audit_key = sections::audit(root.section("audit"), state_key);
+    let audit = audit::audit(root.section("audit"), state_key);
     let reload = sections::reload(root.section("reload"));
     let telemetry = sections::telemetry(root.section("telemetry"));
     let vault_written = root.has("vault");
@@ -363,7 +364,7 @@ fn fixed(mut root: Section<'_>) -> Fixed {
         tariff,
         state,
         cache,
-        audit_key,
+        audit,
         reload,
         telemetry,
         vault,

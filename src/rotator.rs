@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::plan::{Former, Plan, Unread};
 use self::{memory::Note, plan::VaultLink};
 use crate::{
-    audit::Deed,
+    audit::event::Deed,
     clock,
     credential::{
         Account, Credential,

@@ -17,7 +17,10 @@ use tracing::Level;
 
 use crate::{
     address::Client,
-    audit::{Act, AuditTrail, Content, Decision, Deed, ImageNote, Outcome, Phase},
+    audit::{
+        AuditTrail,
+        event::{Act, Content, Decision, Deed, ImageNote, Outcome, Phase},
+    },
     auth::Caller,
     caching::CacheStatus,
     clock,
@@ -51,12 +54,11 @@ impl Observers {
             phase: Phase::Event,
             deed,
         };
-        let written = self.contain(|| self.audit.record(&act));
-        let lost = !matches!(written, Some(Ok(())));
+        let filed = self.contain(|| self.audit.record(&act));
+        let lost = filed.is_none_or(|filed| filed.is_lost());
         if lost {
             self.metrics.audit_lost();
-            let kind = written.and_then(Result::err).map(|error| error.kind());
-            tracing::error!(kind = ?kind, "audit event lost");
+            tracing::error!("audit event lost");
         }
         !lost
     }
@@ -381,13 +383,12 @@ impl Trail {
             bytes_out: end.bytes_out,
             ms: milliseconds(total),
         };
-        let written = self
+        let filed = self
             .observers
             .contain(|| self.observers.audit.record(&event));
-        if !matches!(written, Some(Ok(()))) {
+        if filed.is_none_or(|filed| filed.is_lost()) {
             self.observers.metrics.audit_lost();
-            let kind = written.and_then(Result::err).map(|error| error.kind());
-            tracing::error!(request.id = %self.id, kind = ?kind, "audit event lost");
+            tracing::error!(request.id = %self.id, "audit event lost");
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     api::{Answer, BoxError, Refusal, not_allowed, read},
 };
 use crate::{
-    audit::{Deed, Forgetting},
+    audit::event::{Deed, Forgetting},
     customer::{
         EmailCase, Outcome,
         import::{Action, Importer},

@@ -23,7 +23,7 @@ use super::{
     api::{Answer, BoxError, Refusal, not_allowed, read},
 };
 use crate::{
-    audit::{Deed, Granting},
+    audit::event::{Deed, Granting},
     clock,
     ident::{AccountId, GrantId, InvalidName, TenantId},
     limits::{

@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::{
+    audit::AuditSettings,
     config::{Config, mistake::Mistake},
     store::Backend,
     telemetry::TelemetrySettings,
@@ -12,7 +13,7 @@ use crate::{
 pub(super) struct Fixed {
     backend: Backend,
     state_key: Zeroizing<[u8; 32]>,
-    audit_key: Zeroizing<[u8; 32]>,
+    audit: AuditSettings,
     telemetry: TelemetrySettings,
 }
 
@@ -21,7 +22,7 @@ impl Fixed {
         Self {
             backend: config.state.backend.clone(),
             state_key: config.state.key.clone(),
-            audit_key: config.audit_key.clone(),
+            audit: config.audit.clone(),
             telemetry: config.telemetry,
         }
     }
@@ -37,11 +38,13 @@ impl Fixed {
             ("state.path", !same_kind || same_path),
             ("state.redis", !same_kind || !same_path || here == there),
             ("state.key", self.state_key == config.state.key),
-            ("audit.key", self.audit_key == config.audit_key),
             ("telemetry.log_format", old.format == new.format),
             ("telemetry.log_level", old.level == new.level),
         ];
-        let changed = compared.into_iter().filter(|(_, same)| !same);
+        let compared = compared
+            .into_iter()
+            .chain(self.audit.compared(&config.audit));
+        let changed = compared.filter(|(_, same)| !same);
         let problem = "is another one now, and takes a restart to change";
         let mend = |key: &str| match key {
             "state.path" => {

@@ -20,7 +20,7 @@ use super::{
     watching::Watched,
 };
 use crate::{
-    audit::Deed,
+    audit::event::Deed,
     auth::revocation::{Revocation, request::Terms},
     clock,
     config::{

@@ -49,7 +49,7 @@ impl State {
 
 /// What an event says of a request under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mark {
+pub enum Mark {
     /// Nothing.
     None,
     /// It goes upstream.
@@ -90,13 +90,13 @@ impl Chain {
     pub(super) fn mark(&mut self, mark: Mark) {
         match mark {
             Mark::None => {}
-            Mark::Opens(id) => drop(self.open.insert(id)),
-            Mark::Closes(id) => drop(self.open.remove(&id)),
+            Mark::Opens(id) => {
+                self.open.insert(id);
+            }
+            Mark::Closes(id) => {
+                self.open.remove(&id);
+            }
         }
-    }
-
-    pub(super) const fn open(&self) -> &BTreeSet<RequestId> {
-        &self.open
     }
 
     /// Appends the line of an event, an object in JSON.
@@ -115,11 +115,7 @@ impl Chain {
 
     /// Appends what the gateway notes for the chain's own sake.
     pub(super) fn keep(&mut self, time: Timestamp, upkeep: Upkeep, out: &mut Vec<u8>) -> Position {
-        let kept = Kept {
-            time,
-            phase: "event".into(),
-            upkeep,
-        };
+        let kept = Kept::new(time, upkeep);
         // Strings, numbers and lists of them always are JSON.
         let event = serde_json::to_vec(&kept).unwrap_or_default();
         self.append(&event, out)
@@ -167,6 +163,18 @@ pub struct Kept {
     pub upkeep: Upkeep,
 }
 
+impl Kept {
+    /// This, at this time.
+    pub(super) fn new(time: Timestamp, upkeep: Upkeep) -> Self {
+        let phase = "event".into();
+        Self {
+            time,
+            phase,
+            upkeep,
+        }
+    }
+}
+
 /// What the gateway writes into a chain for its own sake (`event`).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -184,6 +192,13 @@ pub enum Upkeep {
     FileOpened(Opened),
     /// Files were removed, because they were old or too many: all up to here.
     FilesRemoved(Removed),
+    /// The gateway begins.
+    Start {
+        /// Its version.
+        version: String,
+    },
+    /// The gateway ends, and has written everything.
+    Stop {},
     /// What others wrote.
     #[serde(other, skip_serializing)]
     Other,
@@ -229,7 +244,7 @@ pub struct Removed {
 }
 
 /// See [`Upkeep::AuditGap`].
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Gap {
     /// `torn`: what a crash left half-written was set aside. `write_failed`: the disk did not take what
     /// was written. `lost`: there was no room to wait for the disk in.
@@ -246,4 +261,15 @@ pub struct Gap {
     /// How many bytes there were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+}
+
+impl Gap {
+    /// So many events are lost.
+    pub(super) fn lost(events: u64) -> Self {
+        Self {
+            cause: "lost".into(),
+            lost: Some(events),
+            ..Self::default()
+        }
+    }
 }

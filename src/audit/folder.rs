@@ -120,7 +120,7 @@ impl Lines {
     ///
     /// # Errors
     /// Where the file cannot be read or decompressed.
-    pub fn next(&mut self) -> io::Result<Option<Next<'_>>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Next<'_>>> {
         self.line.clear();
         let mut limited = io::Read::take(&mut self.reader, LONGEST);
         if limited.read_until(b'\n', &mut self.line)? == 0 {
@@ -161,10 +161,10 @@ mod tests {
         for name in ["audit-00000010.jsonl", "audit-00000009.jsonl.zst"] {
             let file = AuditFile::at(&folder.path().join(name)).unwrap();
             let mut lines = file.lines().unwrap();
-            assert_eq!(lines.next().unwrap(), Some(Next::Line(b"one")));
-            assert_eq!(lines.next().unwrap(), Some(Next::Line(b"two")));
-            assert_eq!(lines.next().unwrap(), Some(Next::Torn(b"hal")));
-            assert_eq!(lines.next().unwrap(), None);
+            assert_eq!(lines.next_line().unwrap(), Some(Next::Line(b"one")));
+            assert_eq!(lines.next_line().unwrap(), Some(Next::Line(b"two")));
+            assert_eq!(lines.next_line().unwrap(), Some(Next::Torn(b"hal")));
+            assert_eq!(lines.next_line().unwrap(), None);
         }
     }
 }

@@ -145,6 +145,11 @@ impl AuditKeys {
         std::iter::once(&self.current).chain(&self.old)
     }
 
+    /// The ids of those that are not in use any more.
+    pub(super) fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.old.iter().map(|key| key.id())
+    }
+
     /// The one with this id.
     pub fn find(&self, id: KeyId) -> Option<&Arc<AuditKey>> {
         self.all().find(|key| key.id == id)

@@ -124,7 +124,10 @@ impl fmt::Debug for Signature {
 
 impl SigningKey {
     /// The key of this seed.
-    #[expect(clippy::expect_used, reason = "any 32 bytes are a seed of Ed25519")]
+    ///
+    /// # Panics
+    /// Never: any 32 bytes are a seed of Ed25519.
+    #[expect(clippy::expect_used, reason = "see above")]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(Ed25519KeyPair::from_seed_unchecked(seed).expect("32 bytes"))
     }

@@ -95,7 +95,6 @@ fn of_bytes(bytes: &[u8]) -> Option<SecretString> {
 
 /// A key of 32 bytes, in base64.
 pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroizing<[u8; 32]>> {
-    let mend = "make one with: openssl rand -base64 32";
     let Some(field) = section.optional(key) else {
         section.missing(
             key,
@@ -103,6 +102,16 @@ pub(super) fn key(section: &mut Section<'_>, key: &'static str) -> Option<Zeroiz
         );
         return None;
     };
+    key_of(section, key, field)
+}
+
+/// The same, of a field that stands under `key` in `section`.
+pub(super) fn key_of(
+    section: &Section<'_>,
+    key: &str,
+    field: Field<'_>,
+) -> Option<Zeroizing<[u8; 32]>> {
+    let mend = "make one with: openssl rand -base64 32";
     let secret = bytes(field)?;
     let mut decoded = Zeroizing::new([0; 33]);
     let length = STANDARD.decode_slice(secret.bytes(), decoded.as_mut_slice());

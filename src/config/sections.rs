@@ -1,15 +1,14 @@
-//! The sections `[limits]`, `[validation]`, `[audit]`, `[reload]` and `[telemetry]`.
+//! The sections `[limits]`, `[validation]`, `[reload]` and `[telemetry]`.
 //!
-//! Invariant: limits that contradict each other do not leave here, and the two keys differ. The
+//! Invariant: limits that contradict each other do not leave here. The
 //! defaults stand in `config/default.toml`, not here.
 
 use std::time::Duration;
 
 use tracing::Level;
-use zeroize::Zeroizing;
 
 use crate::{
-    config::{cursor::Section, secret},
+    config::cursor::Section,
     operation::Operation,
     payload::{DataUri, Field, ImageFormat, ImageTypes, Rules},
     reload::ReloadSettings,
@@ -100,24 +99,6 @@ pub(super) fn validation(mut section: Section<'_>, limits: Option<&Limits>) -> O
         max_image: limits.max_image,
         max_image_pixels: limits.max_image_pixels,
     })
-}
-
-/// Reads `[audit]`: the key of the audit trail, which must not be that of `[state]`.
-pub(super) fn audit(
-    mut section: Section<'_>,
-    state: Option<&[u8; 32]>,
-) -> Option<Zeroizing<[u8; 32]>> {
-    section.unavailable(&["path", "durability", "rotate_size", "rotate_every", "keep"]);
-    let key = secret::key(&mut section, "key");
-    if key.is_some() && key.as_deref() == state {
-        section.mistake(
-            "key",
-            "is the same as `state.key`, so whoever checks the trail could undo its pseudonyms",
-            "make a second one with: openssl rand -base64 32",
-        );
-    }
-    section.finish();
-    key
 }
 
 /// Files are not looked at more often than this. The kernel's clock for files ticks every few

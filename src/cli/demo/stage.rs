@@ -1,7 +1,7 @@
 //! The demo's folder: configuration, secrets, request bodies with two ID-document images.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -66,11 +66,6 @@ impl Stage {
 
     pub(super) fn body_file(&self, operation: Operation) -> PathBuf {
         self.folder().join(format!("{operation}.json"))
-    }
-
-    pub(super) fn audit_file(&self) -> Result<File, CommandError> {
-        File::create(self.folder().join("audit.jsonl"))
-            .map_err(CommandError::io("cannot create the audit file"))
     }
 
     #[expect(

@@ -1,0 +1,318 @@
+//! The events: what a tenant did to a customer and how it ended, and what the gateway did by itself.
+//!
+//! Invariant: an event is a struct of allowed fields. People appear as keyed pseudonyms, fields by
+//! name, images by side, format and size; there is no field that a value, a token or a credential
+//! could be put in.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::chain::Mark;
+use crate::{
+    address::Client,
+    ident::{Pseudonym, RequestId},
+};
+
+/// What can be written into the trail: as JSON an object with at least one member.
+pub trait Event: Serialize {
+    /// What it says of a request under way.
+    fn mark(&self) -> Mark {
+        Mark::None
+    }
+}
+
+/// What the gateway did by itself, or on an operator's word.
+#[derive(Debug, Serialize)]
+pub struct Act<'a> {
+    /// When it was done.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// Always `event`.
+    pub phase: Phase,
+    /// What it was.
+    #[serde(flatten)]
+    pub deed: Deed<'a>,
+}
+
+impl Event for Act<'_> {}
+
+impl Event for Outcome<'_> {
+    fn mark(&self) -> Mark {
+        Mark::Closes(self.request_id)
+    }
+}
+
+/// The kinds of acts, with what there is to know of each (`event`).
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Deed<'a> {
+    /// An operator asked for something, or did it.
+    Admin {
+        /// `cache_purge`, `customer_forget`, `usage_read`, `usage_grant` or `statement_read`.
+        action: &'static str,
+        /// Whose; none where it is about all tenants.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tenant: Option<&'a str>,
+        /// Of which month.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        month: Option<&'a str>,
+        /// What was granted.
+        #[serde(flatten)]
+        grant: Option<Granting>,
+        /// What was forgotten.
+        #[serde(flatten)]
+        forgetting: Option<Forgetting>,
+    },
+    /// The configuration was read again.
+    ConfigReloaded {
+        /// `ok`, or why it stays as it was: `refused`.
+        result: &'static str,
+        /// What asked for it: `signal`, `file` or `api`.
+        cause: &'static str,
+        /// How many mistakes it was refused for.
+        mistakes: usize,
+    },
+    /// A credential towards DCAMS has another state.
+    CredentialChanged {
+        /// The account.
+        account: &'a str,
+        /// The credential's id.
+        credential: &'a str,
+        /// Counts the values that this id has had in this process.
+        generation: u64,
+        /// The state before; none for a credential that is new.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'static str>,
+        /// The state from now on.
+        to: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A customer's status was asked for anew before a client did.
+    StatusRefreshed {
+        /// The tenant in whose name.
+        tenant: &'a str,
+        /// The customer, as a pseudonym.
+        #[serde(
+            skip_serializing_if = "Option::is_none",
+            serialize_with = "as_text_option"
+        )]
+        customer: Option<Pseudonym>,
+        /// The credential it was sent with.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        credential: Option<&'a str>,
+        /// How often it was sent.
+        attempts: u8,
+        /// What the upstream answered.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        upstream_status: Option<u16>,
+        /// `ok`, or an error's code.
+        result: &'static str,
+    },
+    /// A tenant has taken so much of a limit that somebody is told.
+    QuotaWarning {
+        /// The tenant.
+        tenant: &'a str,
+        /// The limit.
+        policy: &'static str,
+        /// How much it is.
+        limit: u64,
+        /// How much of it is taken.
+        taken: u64,
+    },
+}
+
+/// An allowance on top of a limit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Granting {
+    /// The limit.
+    pub policy: &'static str,
+    /// How much.
+    pub amount: u64,
+    /// `begun`, then how it ended: `granted`, `granted_before`, `refused`, or `unknown` where it may yet
+    /// take effect.
+    pub result: &'static str,
+}
+
+/// What the gateway was told to keep no more.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Forgetting {
+    /// Of whom, as in outcome events; none where it is about a whole tenant.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_text_option"
+    )]
+    pub customer: Option<Pseudonym>,
+    /// Whether a status was kept: `removed`, `none`, or `untold` where other gateways are yet to be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
+    /// Whether the ledger had the customer: `removed`, `not_owned`, `no_ledger`, or `unknown` where the
+    /// ledger did not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<&'static str>,
+    /// `begun`, then how it ended: `done`, or `incomplete`.
+    pub result: &'static str,
+}
+
+/// How a request that passed authentication ended.
+#[derive(Debug, Serialize)]
+pub struct Outcome<'a> {
+    /// When it ended.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// Always `outcome`.
+    pub phase: Phase,
+    /// The gateway's id of the request.
+    #[serde(serialize_with = "as_text")]
+    pub request_id: RequestId,
+    /// The client's own id of it, where it sent a plain one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_request_id: Option<&'a str>,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// The issuer whose token it carried.
+    pub issuer: &'a str,
+    /// The token's subject, as a pseudonym.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_text_option"
+    )]
+    pub subject: Option<Pseudonym>,
+    /// Where it came from: a network, never an address.
+    #[serde(serialize_with = "as_text")]
+    pub client: Client,
+    /// What the body asked for, once that is known.
+    #[serde(flatten)]
+    pub content: Option<&'a Content>,
+    /// Whether it was sent upstream.
+    pub decision: Decision,
+    /// What part the status cache had in the answer, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
+    /// `ok`, an error's code, `client_gone`, or `shutting_down` where the process ended first.
+    pub code: &'static str,
+    /// Finer than the code, for the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The credential it was sent with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<&'a str>,
+    /// How often it was sent.
+    pub attempts: u8,
+    /// What the client was answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    /// What the upstream answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_status: Option<u16>,
+    /// The customer's status in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer_status: Option<&'static str>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// Milliseconds from the request's head to the answer.
+    pub ms: f64,
+}
+
+/// How a request ended that was under way when the process was killed.
+#[derive(Debug, Serialize)]
+pub struct Interrupted {
+    #[serde(serialize_with = "as_text")]
+    time: Timestamp,
+    phase: Phase,
+    request_id: RequestId,
+    decision: Decision,
+    code: &'static str,
+    reason: &'static str,
+}
+
+impl Interrupted {
+    /// This request, of which nobody knows what DCAMS made of it.
+    pub const fn new(request_id: RequestId, now: Timestamp) -> Self {
+        Self {
+            time: now,
+            phase: Phase::Outcome,
+            request_id,
+            decision: Decision::Forward,
+            code: "unknown",
+            reason: "interrupted",
+        }
+    }
+}
+
+impl Event for Interrupted {
+    fn mark(&self) -> Mark {
+        Mark::Closes(self.request_id)
+    }
+}
+
+/// What kind of event a line is.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The gateway's own act.
+    Event,
+    /// A request has ended.
+    Outcome,
+}
+
+/// What the gateway did with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// The gateway answered it by itself.
+    Answer,
+    /// It was sent upstream.
+    Forward,
+    /// It was not.
+    Refuse,
+}
+
+/// What a valid body asked for: names, sizes and pseudonyms.
+#[derive(Debug, Serialize)]
+pub struct Content {
+    /// The service's name.
+    pub service: &'static str,
+    /// The customer's email, as a pseudonym.
+    #[serde(serialize_with = "as_text")]
+    pub customer: Pseudonym,
+    /// The caller's reference, as a pseudonym.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_text_option"
+    )]
+    pub reference: Option<Pseudonym>,
+    /// Which members were present.
+    pub fields: Vec<&'static str>,
+    /// Which images were present.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageNote>,
+}
+
+/// An image of a request, without anything of its content.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ImageNote {
+    /// `front` or `back`.
+    pub side: &'static str,
+    /// `jpeg` or `png`.
+    pub format: &'static str,
+    /// Its decoded size.
+    pub bytes: u64,
+}
+
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(value)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands a field over by reference")]
+fn as_text_option<T: std::fmt::Display, S: serde::Serializer>(
+    value: &Option<T>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => s.collect_str(value),
+        None => s.serialize_none(),
+    }
+}

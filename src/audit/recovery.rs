@@ -1,0 +1,247 @@
+//! What the last process has left of a chain: how far it is, and what has to be put in order before it is
+//! gone on with.
+//!
+//! A file is read from its first line. From the first line on that is not whole, or not ours, nothing counts
+//! until a checkpoint that is: damage in the middle of a file is for `audit verify` to show. What is at the
+//! end of it is set aside, so that it is neither taken for a record nor lost.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Seek, SeekFrom},
+    path::Path,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::{
+    AuditSettings, OpenError,
+    chain::{Gap, Kept, State, Upkeep},
+    folder::{AuditFile, Folder, Next},
+    key::{AuditKey, KeyId},
+    line::Line,
+    tree::Tree,
+};
+use crate::ident::{NodeId, RequestId};
+
+/// What there is of a chain.
+pub(super) struct Recovered {
+    pub(super) node: NodeId,
+    pub(super) state: State,
+    /// Requests with an intent and no outcome.
+    pub(super) open: BTreeSet<RequestId>,
+    /// The number of the last file.
+    pub(super) file: u64,
+    /// What was set aside.
+    pub(super) gap: Option<Gap>,
+    /// When the last event was written.
+    pub(super) last: Timestamp,
+}
+
+/// Reads the last file of the folder; nothing where there is none.
+pub(super) fn recover(
+    settings: &AuditSettings,
+    now: Timestamp,
+) -> Result<Option<Recovered>, OpenError> {
+    let folder = Folder::new(&settings.folder);
+    let files = folder.files().map_err(failed("read", folder.path()))?;
+    for (index, file) in files.iter().enumerate().rev() {
+        let Some(mut scan) = Scan::run(file, settings)? else {
+            // It was being begun when the process ended: nothing was recorded in it yet.
+            if index == 0 || fs::metadata(&file.path).is_ok_and(|file| file.len() > BEGINNING) {
+                return Err(OpenError::NoChain(file.path.clone()));
+            }
+            set_aside(file, 0, now).map_err(failed("set aside", &file.path))?;
+            continue;
+        };
+        let gap = scan.bad.map(|from| {
+            let bytes = set_aside(file, from, now)?;
+            Ok(Gap {
+                cause: "torn".into(),
+                file: Some(file.number),
+                from_byte: Some(from),
+                bytes: Some(bytes),
+                lost: None,
+            })
+        });
+        let gap = gap
+            .transpose()
+            .map_err(failed("set aside the end of", &file.path))?;
+        let open = std::mem::take(&mut scan.open);
+        return Ok(Some(Recovered {
+            node: scan.node,
+            state: scan.state,
+            open,
+            file: file.number,
+            gap,
+            last: scan.last,
+        }));
+    }
+    Ok(None)
+}
+
+/// No first line of a file is longer, but for the requests that it lists as under way.
+const BEGINNING: u64 = 4 * 1024 * 1024;
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io { what, path, source }
+}
+
+/// Moves the end of a file, from this byte on, into a file of its own beside it; how many bytes that are.
+fn set_aside(file: &AuditFile, from: u64, now: Timestamp) -> io::Result<u64> {
+    let stem = file.path.with_extension("");
+    let aside = format!("{}.torn-{}", stem.display(), now.as_millisecond());
+    let mut source = OpenOptions::new().read(true).write(true).open(&file.path)?;
+    source.seek(SeekFrom::Start(from))?;
+    let mut copy = private().create_new(true).open(aside)?;
+    let bytes = io::copy(&mut source, &mut copy)?;
+    copy.sync_all()?;
+    if from == 0 {
+        fs::remove_file(&file.path)?;
+    } else {
+        source.set_len(from)?;
+        source.sync_all()?;
+    }
+    if let Some(folder) = file.path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(bytes)
+}
+
+/// To write a file that only its owner reads.
+pub(super) fn private() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+/// One pass over a file.
+struct Scan {
+    node: NodeId,
+    key: Arc<AuditKey>,
+    state: State,
+    open: BTreeSet<RequestId>,
+    last: Timestamp,
+    /// From which byte on nothing counts.
+    bad: Option<u64>,
+}
+
+/// What is read of any event.
+#[derive(Deserialize)]
+struct Told {
+    time: Timestamp,
+    phase: String,
+    request_id: Option<RequestId>,
+    event: Option<String>,
+}
+
+impl Scan {
+    /// Reads a file; nothing where not even its first line is whole.
+    fn run(file: &AuditFile, settings: &AuditSettings) -> Result<Option<Self>, OpenError> {
+        let mut lines = file.lines().map_err(failed("read", &file.path))?;
+        let mut scan: Option<Self> = None;
+        let mut offset = 0;
+        while let Some(next) = lines.next_line().map_err(failed("read", &file.path))? {
+            let (Next::Line(bytes) | Next::Torn(bytes)) = next;
+            let whole = matches!(next, Next::Line(_));
+            let line = Line::parse(bytes).filter(|_| whole);
+            match (&mut scan, line) {
+                (None, None) => return Ok(None),
+                (None, Some(line)) => scan = Some(Self::begin(line, file, settings)?),
+                (Some(scan), line) => {
+                    if !line.is_some_and(|line| scan.take(line)) {
+                        scan.bad.get_or_insert(offset);
+                    }
+                }
+            }
+            offset += u64::try_from(bytes.len()).unwrap_or(u64::MAX) + u64::from(whole);
+        }
+        Ok(scan)
+    }
+
+    fn begin(
+        line: Line<'_>,
+        file: &AuditFile,
+        settings: &AuditSettings,
+    ) -> Result<Self, OpenError> {
+        let no_chain = || OpenError::NoChain(file.path.clone());
+        let kept: Kept = serde_json::from_slice(line.bytes()).map_err(|_| no_chain())?;
+        let Upkeep::FileOpened(opened) = kept.upkeep else {
+            return Err(no_chain());
+        };
+        let key = KeyId::parse(&opened.key).and_then(|id| settings.keys.find(id));
+        let key = key.ok_or_else(|| OpenError::Key {
+            path: file.path.clone(),
+            key: opened.key.escape_default().to_string(),
+        })?;
+        let before = line.seq.checked_sub(1);
+        let tree = before.and_then(|size| Tree::restore(size, opened.subtrees));
+        let node = NodeId::try_from(line.node).ok();
+        let (Some(mut tree), Some(node), true) = (tree, node, line.is_by(key)) else {
+            return Err(no_chain());
+        };
+        if settings.node.as_ref().is_some_and(|named| *named != node) {
+            return Err(OpenError::Node {
+                path: settings.folder.clone(),
+                node: node.to_string(),
+            });
+        }
+        tree.push(line.leaf());
+        Ok(Self {
+            node,
+            key: Arc::clone(key),
+            state: State {
+                prev: line.mac,
+                tree,
+            },
+            open: opened.open.into_iter().collect(),
+            last: kept.time,
+            bad: None,
+        })
+    }
+
+    /// Goes on with a line; whether it counts.
+    fn take(&mut self, line: Line<'_>) -> bool {
+        if !line.is_by(&self.key) || line.node != self.node.as_str() {
+            return false;
+        }
+        let Ok(told) = serde_json::from_slice::<Told>(line.bytes()) else {
+            return false;
+        };
+        let follows = line.seq == self.state.seq() + 1 && line.prev == self.state.prev;
+        if self.bad.is_some() || !follows {
+            // A checkpoint knows the tree of all that was before it.
+            let Some(tree) = tree_of(line) else {
+                return false;
+            };
+            self.state.tree = tree;
+            self.bad = None;
+        }
+        self.state.tree.push(line.leaf());
+        self.state.prev = line.mac;
+        self.last = told.time;
+        match (told.phase.as_str(), told.event.as_deref(), told.request_id) {
+            ("intent", _, Some(id)) => {
+                self.open.insert(id);
+            }
+            ("outcome", _, Some(id)) | (_, Some("status_refreshed"), Some(id)) => {
+                self.open.remove(&id);
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+fn tree_of(line: Line<'_>) -> Option<Tree> {
+    let kept: Kept = serde_json::from_slice(line.bytes()).ok()?;
+    let Upkeep::Checkpoint(signed) = kept.upkeep else {
+        return None;
+    };
+    let in_its_place = signed.size.checked_add(1) == Some(line.seq);
+    Tree::restore(signed.size, signed.subtrees).filter(|_| in_its_place)
+}

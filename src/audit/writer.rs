@@ -1,0 +1,502 @@
+//! The thread that writes the chain.
+//!
+//! Invariant: an event's sender is told that it is on disk when the file it stands in was synced since. What
+//! was written without that being certain is never gone on from: after any failure the file is left, cut back
+//! to what was synced if that can be done, and the chain goes on in a new file that says so.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    mem,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    AuditSettings, AuditUnavailable, Durability, Durable, OpenError,
+    chain::{Chain, Gap, Mark, State, Upkeep},
+    event::{Event, Interrupted},
+    folder::Folder,
+    keeper::Keeper,
+    line::Position,
+    queue::{Entry, Queue, Work},
+    recovery::{private, recover},
+};
+use crate::{
+    clock,
+    ident::{NodeId, RequestId},
+    outbox::Outbox,
+};
+
+/// The thread, and what it has to itself.
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+    settings: AuditSettings,
+    folder: Folder,
+    chain: Chain,
+    file: Option<Current>,
+    /// The number of the last file that was begun.
+    number: u64,
+    /// What there is to say in the next file of the one before.
+    gap: Option<Gap>,
+    /// What could not be written, and is to be.
+    backlog: Vec<Entry>,
+    /// How many events were lost since that was said last.
+    lost: u64,
+    started: bool,
+    buffer: Vec<u8>,
+    copy: Option<Outbox>,
+    keeper: Keeper,
+    durable: watch::Sender<Durable>,
+    clocks: Clocks,
+    synced: Instant,
+    /// Held as long as the folder is ours.
+    _lock: File,
+}
+
+/// The file that is being written.
+struct Current {
+    file: File,
+    /// How much of it is certain.
+    bytes: u64,
+    opened: Instant,
+    /// How many lines, and since when, no checkpoint covers.
+    uncovered: u64,
+    covered: Instant,
+    /// When it may be closed, where that could not be done.
+    retry: Instant,
+}
+
+impl Current {
+    /// Whether there are lines that have waited long enough for a checkpoint.
+    fn is_due(&self, every: Duration) -> bool {
+        self.uncovered > 0 && self.covered + every <= clock::instant()
+    }
+}
+
+/// How long is waited before a disk that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often the disk is asked where nobody waits for it.
+const UNAWAITED: Duration = Duration::from_millis(100);
+/// Buffers that have grown beyond this are let go.
+const SPARE: usize = 1024 * 1024;
+
+impl Writer {
+    /// Takes the folder, puts it in order and begins a file.
+    pub(super) fn open(
+        settings: &AuditSettings,
+        queue: Arc<Queue>,
+        copy: Option<Outbox>,
+    ) -> Result<(Self, watch::Receiver<Durable>), OpenError> {
+        let failed = |what, path: &PathBuf| {
+            let path = path.clone();
+            move |source| OpenError::Io { what, path, source }
+        };
+        fs::create_dir_all(&settings.folder).map_err(failed("create", &settings.folder))?;
+        let lock = lock(settings)?;
+        let (now, instant) = (clock::now(), clock::instant());
+        let recovered = recover(settings, now)?;
+        let (number, gap, last) = recovered
+            .as_ref()
+            .map_or((0, None, now), |r| (r.file, r.gap.clone(), r.last));
+        let interrupted = recovered.as_ref().map(|r| r.open.iter().copied().collect());
+        let key = Arc::clone(&settings.keys.current);
+        let chain = if let Some(r) = recovered {
+            Chain::new(r.node, key, r.state, r.open)
+        } else {
+            let node = settings.node.clone().unwrap_or_else(name_of_computer);
+            let state = State::first(&node, &key);
+            Chain::new(node, key, state, [].into())
+        };
+        let durable = watch::Sender::new(Durable {
+            file: number,
+            bytes: 0,
+            seq: chain.state().seq(),
+        });
+        let receiver = durable.subscribe();
+        let folder = Folder::new(&settings.folder);
+        let keeper = Keeper::start(settings, folder.clone(), &queue).map_err(OpenError::Thread)?;
+        let mut writer = Self {
+            queue,
+            settings: settings.clone(),
+            folder,
+            chain,
+            file: None,
+            number,
+            gap,
+            backlog: Vec::new(),
+            lost: 0,
+            started: false,
+            buffer: Vec::with_capacity(64 * 1024),
+            copy,
+            keeper,
+            durable,
+            // A clock that is ahead of where it was has only gone on.
+            clocks: Clocks::since(now.max(last), instant),
+            synced: instant,
+            _lock: lock,
+        };
+        writer.backlog = ends_of(interrupted.unwrap_or_default(), now);
+        let path = writer.folder.plain(number + 1);
+        writer.begin_file().map_err(failed("write", &path))?;
+        writer.keeper.closed(number);
+        Ok((writer, receiver))
+    }
+
+    pub(super) const fn node(&self) -> &NodeId {
+        self.chain.node()
+    }
+
+    /// Begins to write what arrives.
+    pub(super) fn start(self) -> Result<(), OpenError> {
+        let thread = thread::Builder::new().name("audit".into());
+        // It ends when its queue is closed.
+        drop(
+            thread
+                .spawn(move || self.run())
+                .map_err(OpenError::Thread)?,
+        );
+        Ok(())
+    }
+
+    fn run(mut self) {
+        loop {
+            let work = self.queue.take(self.earliest(), self.latest());
+            let last = work.last;
+            self.work(work);
+            if last {
+                break;
+            }
+        }
+        let Self {
+            queue,
+            keeper,
+            backlog,
+            ..
+        } = self;
+        keeper.end();
+        queue.closed(backlog.len());
+    }
+
+    /// Before when the disk is not asked again.
+    fn earliest(&self) -> Instant {
+        if self.file.is_none() {
+            return self.synced + RETRY;
+        }
+        self.synced
+            + match self.settings.durability {
+                Durability::Required => self.settings.sync_interval,
+                Durability::BestEffort => UNAWAITED.max(self.settings.sync_interval),
+            }
+    }
+
+    /// When there is something to do even if nothing arrives.
+    fn latest(&self) -> Instant {
+        let Some(file) = &self.file else {
+            return self.synced + RETRY;
+        };
+        let due = file.covered + self.settings.checkpoint_every;
+        let rotation = (file.opened + self.settings.rotate_every).max(file.retry);
+        if file.uncovered > 0 {
+            due.min(rotation)
+        } else {
+            rotation
+        }
+    }
+
+    fn work(&mut self, work: Work) {
+        self.backlog.extend(work.entries);
+        self.lost += work.lost;
+        if self.file.is_none()
+            && let Err(error) = self.begin_file()
+        {
+            self.fail(&error);
+            return;
+        }
+        if !self.backlog.is_empty() || self.lost > 0 || self.is_checkpoint_due() || work.last {
+            self.write(work.last);
+        }
+        if !work.last && self.is_rotation_due() {
+            self.rotate();
+        }
+    }
+
+    /// Writes what is there to write into the file that is open, and waits for the disk. With a checkpoint
+    /// behind it where that is due or the file `ends`.
+    fn write(&mut self, ends: bool) {
+        let before = self.chain.state().clone();
+        self.buffer.clear();
+        let positions = self.append();
+        if ends && self.queue.is_closing() {
+            self.chain
+                .keep(clock::now(), Upkeep::Stop {}, &mut self.buffer);
+        }
+        let lines = self.chain.state().seq() - before.seq();
+        let Some(file) = &mut self.file else { return };
+        file.uncovered += lines;
+        let covers = ends
+            || file.uncovered >= self.settings.checkpoint_events
+            || file.is_due(self.settings.checkpoint_every);
+        if covers {
+            self.chain.checkpoint(clock::now(), &mut self.buffer);
+        }
+        self.synced = clock::instant();
+        let written = file.file.write_all(&self.buffer);
+        if let Err(error) = written.and_then(|()| file.file.sync_data()) {
+            self.chain.restore(before);
+            self.fail(&error);
+            return;
+        }
+        file.bytes += u64::try_from(self.buffer.len()).unwrap_or_default();
+        if covers {
+            file.uncovered = 0;
+            file.covered = clock::instant();
+        }
+        self.commit(positions);
+    }
+
+    /// Begins the next file, with everything that is to be written yet.
+    fn begin_file(&mut self) -> io::Result<()> {
+        let before = self.chain.state().clone();
+        let now = clock::now();
+        self.buffer.clear();
+        self.chain.open_file(self.number + 1, now, &mut self.buffer);
+        if let Some(gap) = self.gap.clone() {
+            self.chain
+                .keep(now, Upkeep::AuditGap(gap), &mut self.buffer);
+        }
+        if !self.started {
+            let version = env!("CARGO_PKG_VERSION").into();
+            self.chain
+                .keep(now, Upkeep::Start { version }, &mut self.buffer);
+        }
+        let positions = self.append();
+        self.synced = clock::instant();
+        let path = self.folder.plain(self.number + 1);
+        let file = match create(&self.folder, &path, &self.buffer) {
+            Ok(file) => file,
+            Err(error) => {
+                // Half a file would look like a torn one.
+                drop(fs::remove_file(&path));
+                self.chain.restore(before);
+                return Err(error);
+            }
+        };
+        self.number += 1;
+        self.gap = None;
+        self.started = true;
+        let now = clock::instant();
+        self.file = Some(Current {
+            file,
+            bytes: u64::try_from(self.buffer.len()).unwrap_or_default(),
+            opened: now,
+            uncovered: self.chain.state().seq() - before.seq(),
+            covered: now,
+            retry: now,
+        });
+        self.commit(positions);
+        Ok(())
+    }
+
+    /// Makes lines of all events that are to be written, behind what there is to say of clock and losses.
+    fn append(&mut self) -> Vec<Position> {
+        self.note_clock();
+        if self.lost > 0 {
+            let gap = Gap::lost(self.lost);
+            self.chain
+                .keep(clock::now(), Upkeep::AuditGap(gap), &mut self.buffer);
+        }
+        let (chain, buffer) = (&mut self.chain, &mut self.buffer);
+        let append = |entry: &Entry| {
+            let position = chain.append(&entry.event, buffer);
+            if entry.sealed {
+                chain.checkpoint(clock::now(), buffer);
+            }
+            position
+        };
+        self.backlog.iter().map(append).collect()
+    }
+
+    /// What was written is on disk.
+    fn commit(&mut self, positions: Vec<Position>) {
+        let entries = mem::take(&mut self.backlog);
+        self.lost = 0;
+        let copied = self
+            .copy
+            .as_mut()
+            .map_or(Ok(()), |copy| copy.write_all(&self.buffer));
+        let uncopied = copied.map_or(positions.len(), |()| 0);
+        self.queue
+            .written(&entries, u64::try_from(uncopied).unwrap_or_default());
+        for (entry, position) in entries.into_iter().zip(positions) {
+            self.chain.mark(entry.mark);
+            if let Some(done) = entry.done {
+                // Who has gone does not want to know.
+                done.send(Ok(position)).ok();
+            }
+        }
+        self.durable.send_replace(Durable {
+            file: self.number,
+            bytes: self.file.as_ref().map_or(0, |file| file.bytes),
+            seq: self.chain.state().seq(),
+        });
+        if self.buffer.capacity() > SPARE {
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// Leaves the file, of which nobody knows what is on disk, tells who waits, and keeps what is still to be
+    /// written.
+    fn fail(&mut self, error: &io::Error) {
+        let why = AuditUnavailable::Disk(error.kind());
+        if let Some(file) = self.file.take() {
+            tracing::error!(
+                kind = ?error.kind(),
+                "audit events cannot be written; with `durability = \"required\"` requests are refused until they can"
+            );
+            // What cannot be cut off is said not to count.
+            drop(
+                file.file
+                    .set_len(file.bytes)
+                    .and_then(|()| file.file.sync_all()),
+            );
+            self.gap = Some(Gap {
+                cause: "write_failed".into(),
+                file: Some(self.number),
+                from_byte: Some(file.bytes),
+                bytes: None,
+                lost: None,
+            });
+        }
+        let begins = |entry: &Entry| matches!(entry.mark, Mark::Opens(_)) && entry.done.is_some();
+        let backlog = mem::take(&mut self.backlog);
+        let (mut given_up, mut kept): (Vec<_>, Vec<_>) = backlog.into_iter().partition(begins);
+        for entry in given_up.iter_mut().chain(&mut kept) {
+            if let Some(done) = entry.done.take() {
+                done.send(Err(why)).ok();
+            }
+        }
+        self.queue.failed(why, &given_up);
+        self.backlog = kept;
+    }
+
+    /// Closes the file, with a checkpoint as its last line, and begins the next.
+    fn rotate(&mut self) {
+        self.write(true);
+        let Some(old) = self.file.take() else {
+            return;
+        };
+        let number = self.number;
+        match self.begin_file() {
+            Ok(()) => self.keeper.closed(number),
+            Err(error) => {
+                tracing::warn!(kind = ?error.kind(), "cannot begin another audit file; going on in the old one");
+                let retry = clock::instant() + RETRY;
+                self.file = Some(Current { retry, ..old });
+            }
+        }
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let every = self.settings.checkpoint_every;
+        self.file.as_ref().is_some_and(|file| file.is_due(every))
+    }
+
+    fn is_rotation_due(&self) -> bool {
+        let (size, every) = (self.settings.rotate_size, self.settings.rotate_every);
+        let now = clock::instant();
+        let due = |file: &Current| {
+            (file.bytes >= size || file.opened + every <= now) && file.retry <= now
+        };
+        self.file.as_ref().is_some_and(due)
+    }
+
+    /// Writes down that the wall clock was set since the last time.
+    fn note_clock(&mut self) {
+        let (now, instant) = (clock::now(), clock::instant());
+        if let Some(ms) = self.clocks.step(now, instant) {
+            tracing::warn!(ms, "the wall clock was set, or the computer slept");
+            self.chain
+                .keep(now, Upkeep::ClockStep { ms }, &mut self.buffer);
+        }
+    }
+}
+
+/// How requests ended that the last process left.
+fn ends_of(interrupted: Vec<RequestId>, now: Timestamp) -> Vec<Entry> {
+    let end = |request_id| {
+        let event = Interrupted::new(request_id, now);
+        Entry {
+            mark: event.mark(),
+            event: serde_json::to_vec(&event).unwrap_or_default(),
+            sealed: false,
+            done: None,
+        }
+    };
+    interrupted.into_iter().map(end).collect()
+}
+
+/// A new file with this content, of which the folder knows for certain.
+fn create(folder: &Folder, path: &PathBuf, content: &[u8]) -> io::Result<File> {
+    let mut file = private().create(true).truncate(true).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    File::open(folder.path())?.sync_all()?;
+    Ok(file)
+}
+
+fn lock(settings: &AuditSettings) -> Result<File, OpenError> {
+    let path = settings.folder.join("lock");
+    let failed = |source| OpenError::Io {
+        what: "open",
+        path: path.clone(),
+        source,
+    };
+    let file = private().create(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(settings.folder.clone())),
+        Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// The computer's name, with something that tells this chain from another one there.
+fn name_of_computer() -> NodeId {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = name.trim().chars().filter(plain).take(48).collect();
+    let id = RequestId::mint().to_string();
+    let random = id.get(id.len() - 8..).unwrap_or_default();
+    let name = if name.is_empty() { "gateway" } else { &name };
+    #[expect(clippy::expect_used, reason = "at most 57 characters of a name's")]
+    NodeId::try_from(format!("{name}-{random}").as_str()).expect("a name")
+}
+
+/// Wall clock and monotonic clock, side by side.
+struct Clocks {
+    wall: Timestamp,
+    instant: Instant,
+}
+
+/// By how many milliseconds the two may come apart.
+const TOLERANCE: i64 = 1_000;
+
+impl Clocks {
+    const fn since(wall: Timestamp, instant: Instant) -> Self {
+        Self { wall, instant }
+    }
+
+    /// By how many milliseconds the wall clock was set since the last time, if it was.
+    fn step(&mut self, now: Timestamp, instant: Instant) -> Option<i64> {
+        let went = now.as_millisecond() - self.wall.as_millisecond();
+        let passed = instant.duration_since(self.instant).as_millis();
+        let step = went - i64::try_from(passed).unwrap_or(i64::MAX);
+        *self = Self::since(now, instant);
+        (step.abs() > TOLERANCE).then_some(step)
+    }
+}

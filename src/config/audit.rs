@@ -1,0 +1,90 @@
+//! The audit trail: `[audit]`.
+//!
+//! Invariant: its key is none of another section's; bounds in which a disk is asked neither too often nor
+//! too seldom. The defaults stand in `config/default.toml`.
+
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use zeroize::Zeroizing;
+
+use crate::{
+    audit::{
+        AuditSettings, Durability,
+        key::{AuditKey, AuditKeys},
+    },
+    config::{cursor::Section, secret},
+    units::{GIB, KIB},
+};
+
+const SYNCS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
+const WRITES: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(1);
+const CHECKPOINTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+const ROTATIONS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24 * 31);
+/// Up to ten years. Zero is for ever.
+const KEPT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24 * 3_660);
+
+/// Reads `[audit]`, whose keys must not be that of `[state]`.
+pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Option<AuditSettings> {
+    let folder = section.required("path").and_then(|f| f.path());
+    let node = match section.optional("node") {
+        None => Some(None),
+        Some(field) => field.name().map(Some),
+    };
+    let keys = keys(&mut section, state);
+    let durability = section.choice(
+        "durability",
+        &[
+            ("required", Durability::Required),
+            ("best_effort", Durability::BestEffort),
+        ],
+    );
+    let sync_interval = section.duration("sync_interval", SYNCS);
+    let write_timeout = section.duration("write_timeout", WRITES);
+    let checkpoint_events = section.count("checkpoint_events", 1..=1_000_000);
+    let checkpoint_every = section.duration("checkpoint_every", CHECKPOINTS);
+    let rotate_size = section.size("rotate_size", 16 * KIB..=GIB);
+    let rotate_every = section.duration("rotate_every", ROTATIONS);
+    let keep = section.duration("keep", KEPT);
+    let keep_files = section.count("keep_files", 0..=1_000_000);
+    let stdout = section.required("stdout").and_then(|f| f.flag());
+    section.finish();
+    Some(AuditSettings {
+        folder: folder?,
+        node: node?,
+        keys: keys?,
+        durability: durability?,
+        sync_interval: sync_interval?,
+        write_timeout: write_timeout?,
+        checkpoint_events: checkpoint_events?,
+        checkpoint_every: checkpoint_every?,
+        rotate_size: rotate_size?,
+        rotate_every: rotate_every?,
+        keep: Some(keep?).filter(|keep| !keep.is_zero()),
+        keep_files: Some(keep_files?).filter(|files| *files > 0),
+        stdout: stdout?,
+    })
+}
+
+fn keys(section: &mut Section<'_>, state: Option<&[u8; 32]>) -> Option<AuditKeys> {
+    let key = secret::key(section, "key");
+    if key.is_some() && key.as_deref() == state {
+        section.mistake(
+            "key",
+            "is the same as `state.key`, so whoever checks the trail could undo its pseudonyms",
+            "make a second one with: openssl rand -base64 32",
+        );
+    }
+    let old = match section.optional("old_keys") {
+        None => Some(Vec::new()),
+        Some(field) => {
+            let key = |item| secret::key_of(section, "old_keys", item);
+            field.items()?.into_iter().map(key).collect()
+        }
+    };
+    let derive = |secret: &[u8; 32]| Arc::new(AuditKey::derive(secret));
+    let (key, old): (_, Vec<Zeroizing<_>>) = (key?, old?);
+    Some(AuditKeys {
+        current: derive(&key),
+        old: old.iter().map(|secret| derive(secret)).collect(),
+    })
+}
