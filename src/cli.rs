@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit code 0: fine; 1: the work
 //! failed, and the last line says what to do next; 2: wrong usage.
 
+mod audit;
 mod cache;
 mod credentials;
 mod customers;
@@ -56,6 +57,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Verify the audit trail, prove that an event is in it, or check such a proof
+    Audit(audit::AuditArgs),
     /// Have the gateway that runs keep statuses no more, of a tenant or of one customer
     Cache(cache::CacheArgs),
     /// Check a configuration, and print each mistake with file, key and mend
@@ -100,6 +103,9 @@ struct SimulatorArgs {
 /// Why a command failed; the text is what the user reads.
 #[derive(Debug, Error)]
 pub enum CommandError {
+    /// The audit trail is not whole, or a proof proves nothing.
+    #[error("{0}")]
+    Audit(String),
     /// The configuration has mistakes.
     #[error("{0}")]
     Config(#[from] Mistakes),
@@ -221,6 +227,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
     match command {
+        Command::Audit(args) => audit::run(&args),
         Command::Cache(args) => cache::run(args).await,
         Command::Check(args) => check(&args),
         Command::Credentials(args) => credentials::run(args).await,

@@ -5,12 +5,17 @@
 //! one wound is one finding: the place is known again from the next good line, the tree from the next line
 //! that lists its subtrees.
 
+mod end;
+mod hear;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::report::{About, Draft, Kind, Means, Place, Report};
+use super::report::{About, Counts, Draft, Kind, Means, Place, Report};
 use crate::{
     audit::{
         chain::{Gap, Kept, Opened, Removed, Signed, Upkeep},
@@ -76,6 +81,10 @@ struct Last {
 
 /// What is known of the file that is read.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a question of its own"
+)]
 struct FileState {
     compressed: bool,
     key: Option<Arc<AuditKey>>,
@@ -86,6 +95,9 @@ struct FileState {
     /// The last file before it that is there.
     after: u64,
     torn: Option<(Place, u64)>,
+    unreadable: Option<Place>,
+    /// One of its lines counts.
+    counted: bool,
 }
 
 /// Lines that are not there.
@@ -97,6 +109,8 @@ struct Hole {
     doubtful: u64,
     /// The files that are not there either.
     files: Option<(u64, u64)>,
+    /// Lines of it stand elsewhere, which has been said.
+    told: bool,
 }
 
 impl<'a> Judge<'a> {
@@ -182,19 +196,28 @@ impl<'a> Judge<'a> {
         place.line += 1;
         place.seq = self.last.as_ref().map(|last| last.seq + 1);
         let what = format!("the file cannot be read from here on: {why}");
-        self.draft.find(Kind::Unreadable, place, what);
+        self.draft.find(Kind::Unreadable, place.clone(), what);
+        self.file.unreadable = Some(place);
         self.tree = None;
+    }
+
+    /// How much there was so far.
+    pub(super) const fn counts(&self) -> &Counts {
+        &self.draft.counts
     }
 
     /// All files were read.
     pub(super) fn finish(mut self) -> Report {
         self.settle_torn(true);
         self.settle_holes();
-        let mut confirmed = std::mem::take(&mut self.passed_over);
-        for place in std::mem::take(&mut confirmed).into_values() {
-            let what = "from here on the file was passed over, and no good line says that it does \
-                        not count";
+        for place in std::mem::take(&mut self.passed_over).into_values() {
+            let what =
+                "from here on the file was passed over, and no good line says that it may be";
             self.draft.find(Kind::Unexplained, place, what);
+        }
+        if let Some(place) = self.file.unreadable.take() {
+            let what = "nobody knows how many lines there were behind what could be read";
+            self.draft.find(Kind::Missing, place, what);
         }
         self.settle_head();
         self.settle_signatures();
@@ -234,149 +257,6 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// What is passed over, and what hangs over the end of a file.
-impl Judge<'_> {
-    /// Whether bytes up to here are said not to count.
-    fn is_cut(&self, end: u64) -> bool {
-        let cut = self.cuts.get(&self.at.number);
-        cut.is_some_and(|from| end > *from)
-    }
-
-    fn pass_over(&mut self, bytes: u64) {
-        let place = self.at.clone();
-        let first = self.passed_over.entry(place.number).or_insert(place);
-        let place = first.to_string();
-        self.draft.note(About::SetAside, bytes, || {
-            format!("bytes at the end of a file do not count, as the chain says: from {place}")
-        });
-    }
-
-    /// Half a line was at the end of what was read: is that the end of everything?
-    fn settle_torn(&mut self, at_the_end: bool) {
-        let Some((place, bytes)) = self.file.torn.take() else {
-            return;
-        };
-        if at_the_end && !self.file.compressed {
-            return self.draft.note(About::HalfLine, bytes, || {
-                format!(
-                    "bytes of half a line end the last file, at {place}: it is being written, or the process \
-                     was killed and the next start sets it aside"
-                )
-            });
-        }
-        let what = "half a line, and nothing in the chain says why";
-        self.draft.find(Kind::Unexplained, place, what);
-        self.doubtful += 1;
-        self.tree = None;
-    }
-
-    /// Which holes are those of files that were removed, and which are damage.
-    fn settle_holes(&mut self) {
-        for mut hole in std::mem::take(&mut self.holes) {
-            if let (Some(removed), Some((_, last))) = (&self.removed, hole.files)
-                && last <= removed.through_file
-            {
-                let (file, seq) = (removed.through_file, removed.through_seq);
-                let count = seq.min(hole.to) + 1 - hole.from.min(seq + 1);
-                self.draft.note(About::Removed, count, || {
-                    format!("events were removed with their files, up to file {file} and seq {seq}, as the chain says")
-                });
-                hole.from = hole.from.max(seq + 1);
-                hole.files = None;
-            }
-            if hole.from > hole.to {
-                continue;
-            }
-            let lines = match hole.to - hole.from {
-                0 => format!("line {} of the chain is missing", hole.from),
-                _ => format!("lines {} to {} of the chain are missing", hole.from, hole.to),
-            };
-            let but = match hole.doubtful {
-                0 => String::new(),
-                bad => format!(", up to bad lines that stand there ({bad})"),
-            };
-            let (kind, what) = match hole.files {
-                Some((first, last)) if first == last => {
-                    (Kind::MissingFiles, format!("file {first} is missing, and {lines}{but}"))
-                }
-                Some((first, last)) => (
-                    Kind::MissingFiles,
-                    format!("files {first} to {last} are missing, and {lines}{but}"),
-                ),
-                None => (Kind::Missing, format!("{lines}{but}")),
-            };
-            hole.place.seq = Some(hole.from);
-            self.draft.find(kind, hole.place, what);
-        }
-    }
-
-    /// What the published head says of the whole.
-    fn settle_head(&mut self) {
-        let Some(head) = self.head else {
-            return self.draft.note(About::Head, 1, || {
-                "no published head was given (--head), so nothing shows whether the newest lines, or the newest \
-                 files, were cut off whole"
-                    .to_owned()
-            });
-        };
-        let end = self.last.as_ref().map_or(0, |last| last.seq);
-        let place = Place {
-            seq: Some(head.size),
-            ..self.at.clone()
-        };
-        if self.node.as_deref().is_some_and(|node| node != head.node.as_str()) {
-            let what = format!("the published head is of node {}", head.node);
-            return self.draft.find(Kind::Rewritten, place, what);
-        }
-        if head.size > end {
-            let what = format!(
-                "the published head has {} lines and the chain ends with line {end}: what came after it was \
-                 cut off",
-                head.size
-            );
-            let seq = Some(end + 1);
-            return self.draft.find(Kind::Truncated, Place { seq, ..place }, what);
-        }
-        match self.root_at_head {
-            Some(root) if root == head.root => {}
-            Some(_) => {
-                let what = format!(
-                    "the first {} lines are not those of the published head: the history was rewritten",
-                    head.size
-                );
-                self.draft.find(Kind::Rewritten, place, what);
-            }
-            None => self.draft.note(About::Head, 1, || {
-                format!(
-                    "the published head ({} lines) could not be compared: its lines are not all there",
-                    head.size
-                )
-            }),
-        }
-    }
-
-    /// What signatures say of the end.
-    fn settle_signatures(&mut self) {
-        let (signed, end) = (
-            self.draft.counts.signed_through.unwrap_or(0),
-            self.last.as_ref().map_or(0, |last| last.seq),
-        );
-        if matches!(self.trust, Trust::Public(_)) && self.draft.counts.checkpoints == 0 {
-            let what = "no checkpoint is signed by the public key, so nothing vouches for any line";
-            return self.find(Kind::Unvouched, what);
-        }
-        if end > signed {
-            let by = match self.trust {
-                Trust::Keys(_) => "their MACs alone vouch for them",
-                Trust::Public(_) => "the public key alone cannot tell whether they are genuine",
-            };
-            self.draft.note(About::Unsigned, end - signed, || {
-                format!("lines after the last checkpoint, from seq {}: {by}", signed + 1)
-            });
-        }
-    }
-}
-
 /// One line.
 impl Judge<'_> {
     fn judge(&mut self, line: &Line<'_>) {
@@ -387,16 +267,19 @@ impl Judge<'_> {
         self.at.seq = Some(line.seq);
         let node = self.node.get_or_insert_with(|| line.node.to_owned());
         if node != line.node {
-            let what = format!("is a line of node {}, in the chain of node {node}", line.node);
+            let what = format!(
+                "is a line of node {}, in the chain of node {node}",
+                line.node.escape_debug()
+            );
             return self.find(Kind::Foreign, what);
         }
-        let kept = match upkeep_of(line) {
-            Ok(kept) => kept,
-            Err(()) => {
-                self.find(Kind::Upkeep, "is about the chain itself, and cannot be understood");
-                None
-            }
+        let Ok(kept) = upkeep_of(line) else {
+            return self.bad(
+                Kind::Upkeep,
+                "is about the chain itself, and cannot be understood",
+            );
         };
+        self.check_name(kept.as_ref());
         if !self.take_place(line, kept.as_ref()) {
             self.stray = Some(line.mac);
             return;
@@ -483,7 +366,7 @@ impl Judge<'_> {
         } else if doubt == 0 && line.seq == next && mac.is_some_and(|mac| mac != line.prev) {
             self.find(
                 Kind::Unlinked,
-                "does not follow the line before: that is not the one whose MAC it names",
+                "names another MAC for the line before than that has: one of the two is not as it was written",
             );
         }
         if line.seq != next || doubt > 0 {
@@ -494,6 +377,7 @@ impl Judge<'_> {
             seq: line.seq,
             mac: line.mac,
         });
+        self.file.counted = true;
         true
     }
 
@@ -531,21 +415,23 @@ impl Judge<'_> {
             });
             return true;
         }
-        let place = Place {
-            seq: Some(hole.to + 1),
-            ..hole.place.clone()
-        };
-        let what = format!(
-            "stands before line {} of the chain, which comes at {}:{}",
-            line.seq, self.at.file, self.at.line
-        );
-        self.draft.find(Kind::Disordered, place, what);
-        self.split(hole, line.seq);
+        if !hole.told {
+            let place = Place {
+                seq: Some(hole.to + 1),
+                ..hole.place.clone()
+            };
+            let what = format!(
+                "stands before line {} of the chain, which comes at {}:{}",
+                line.seq, self.at.file, self.at.line
+            );
+            self.draft.find(Kind::Disordered, place, what);
+        }
+        self.split(&hole, line.seq);
         false
     }
 
     /// What is left of a hole once one of its lines was found elsewhere.
-    fn split(&mut self, hole: Hole, seq: u64) {
+    fn split(&mut self, hole: &Hole, seq: u64) {
         for (from, to) in [(hole.from, seq - 1), (seq + 1, hole.to)] {
             if from <= to {
                 let (place, files) = (hole.place.clone(), hole.files);
@@ -553,16 +439,16 @@ impl Judge<'_> {
                     place,
                     from,
                     to,
-                    doubtful: hole.doubtful,
+                    doubtful: 0,
                     files,
+                    told: true,
                 });
             }
         }
     }
 
     fn open_hole(&mut self, seq: u64, next: u64, doubtful: u64) {
-        let first = !self.file.begun || self.at.line == 1;
-        let files = (first && self.at.number > self.file.after + 1)
+        let files = (!self.file.counted && self.at.number > self.file.after + 1)
             .then(|| (self.file.after + 1, self.at.number - 1));
         self.add_hole(Hole {
             place: self.at.clone(),
@@ -570,6 +456,7 @@ impl Judge<'_> {
             to: seq - 1,
             doubtful,
             files,
+            told: false,
         });
         self.stray = None;
     }
@@ -578,16 +465,45 @@ impl Judge<'_> {
         if self.holes.len() < MOST_HOLES {
             self.holes.push(hole);
         } else {
-            self.draft.find(Kind::Missing, hole.place, "further lines of the chain are missing");
+            self.draft.find(
+                Kind::Missing,
+                hole.place,
+                "further lines of the chain are missing",
+            );
+        }
+    }
+
+    /// Whether a file is the one that its name says; also where it stands among others' numbers.
+    fn check_name(&mut self, kept: Option<&Kept>) {
+        if let Some(Kept {
+            upkeep: Upkeep::FileOpened(opened),
+            ..
+        }) = kept
+            && opened.file != self.at.number
+        {
+            let what = format!(
+                "the file of this name says that its number is {}",
+                opened.file
+            );
+            self.find(Kind::Misnamed, what);
         }
     }
 
     /// Whether a file begins with the line that files begin with. One that is missing has been found.
     fn check_beginning(&mut self, kept: Option<&Kept>) {
-        let opened = matches!(kept, Some(Kept { upkeep: Upkeep::FileOpened(_), .. }));
+        let opened = matches!(
+            kept,
+            Some(Kept {
+                upkeep: Upkeep::FileOpened(_),
+                ..
+            })
+        );
         let follows = self.tree.is_some();
         if opened && self.file.begun {
-            self.find(Kind::Headless, "is the first line of a file, and stands inside of one");
+            self.find(
+                Kind::Headless,
+                "is the first line of a file, and stands inside of one",
+            );
         } else if !opened && !self.file.begun && follows {
             self.find(Kind::Headless, "the file does not begin with a file_opened");
         }
@@ -596,7 +512,8 @@ impl Judge<'_> {
     /// Notes which requests are under way.
     fn follow_request(&mut self, line: &Line<'_>) {
         let opens = line.has(r#""phase":"intent""#);
-        if !opens && !line.has(r#""phase":"outcome""#) && !line.has(r#""event":"status_refreshed""#) {
+        if !opens && !line.has(r#""phase":"outcome""#) && !line.has(r#""event":"status_refreshed""#)
+        {
             return;
         }
         let Some(id) = line.text(REQUEST).and_then(|id| id.parse().ok()) else {
@@ -623,153 +540,11 @@ pub(in crate::audit) fn upkeep_of(line: &Line<'_>) -> Result<Option<Kept>, ()> {
     }
 }
 
-/// What lines say about the chain itself.
-impl Judge<'_> {
-    fn hear(&mut self, line: &Line<'_>, kept: Kept) {
-        match kept.upkeep {
-            Upkeep::AuditGap(gap) => self.hear_gap(&gap),
-            Upkeep::Checkpoint(signed) => self.hear_checkpoint(line, signed),
-            Upkeep::ClockStep { ms } => {
-                let place = self.at.to_string();
-                self.draft.note(About::ClockSteps, 1, || {
-                    format!("times jump where the clock was set, first by {ms} ms at {place}")
-                });
-            }
-            Upkeep::FileOpened(opened) => self.hear_opened(line, opened),
-            Upkeep::FilesRemoved(removed) => {
-                if removed.through_file >= self.at.number || removed.through_seq >= line.seq {
-                    self.find(Kind::Upkeep, "says that lines were removed that come after it");
-                } else {
-                    self.removed = Some(removed);
-                }
-            }
-            Upkeep::Other => {}
-        }
-    }
-
-    fn hear_gap(&mut self, gap: &Gap) {
-        let place = self.at.to_string();
-        if let Some(lost) = gap.lost.filter(|lost| *lost > 0) {
-            self.draft.counts.lost += lost;
-            self.draft.note(About::Lost, lost, || {
-                format!("events are lost, as the gateway itself recorded, first at {place}")
-            });
-        }
-        let Some(file) = gap.file else {
-            return;
-        };
-        let cut = self.cuts.get(&file);
-        if gap.from_byte.is_some() && cut == gap.from_byte.as_ref() {
-            self.passed_over.remove(&file);
-        }
-        let bytes = gap.bytes.unwrap_or(0);
-        self.draft.note(About::SetAside, bytes, || {
-            format!("bytes at the end of a file were set aside, as recorded at {place} ({})", gap.cause.escape_debug())
-        });
-    }
-
-    fn hear_opened(&mut self, line: &Line<'_>, opened: Opened) {
-        if opened.file != self.at.number {
-            let what = format!("the file of this name says that its number is {}", opened.file);
-            self.find(Kind::Misnamed, what);
-        }
-        match self.trust {
-            Trust::Keys(_) => self.check_key(line, &opened),
-            Trust::Public(keys) => {
-                let given = |key: &PublicKey| key.to_string() == opened.public_key;
-                if !keys.iter().any(given) {
-                    let what = format!(
-                        "the file says that it is signed with another public key, {}: either the chain was \
-                         written by somebody else, or audit.key was changed here and both keys must be given",
-                        opened.public_key.escape_debug()
-                    );
-                    self.find(Kind::UnknownKey, what);
-                }
-            }
-        }
-        self.check_tree(line, opened.subtrees);
-        if self.draft.counts.first_seq.is_none() {
-            self.open = opened.open.into_iter().take(MOST_OPEN).collect();
-        }
-    }
-
-    fn check_key(&mut self, line: &Line<'_>, opened: &Opened) {
-        let (Some(key), Ok(node)) = (&self.file.key, NodeId::try_from(line.node)) else {
-            return;
-        };
-        if key.id().to_string() != opened.key || key.public(&node).to_string() != opened.public_key {
-            self.find(Kind::UnknownKey, "names another key than the one it is written with");
-        }
-    }
-
-    /// Compares the tree that a line lists with the one that the lines before it make, or goes on with it
-    /// where those are not known.
-    fn check_tree(&mut self, line: &Line<'_>, subtrees: Vec<Hash>) {
-        let listed = Tree::restore(line.seq - 1, subtrees);
-        if listed.is_none() || self.tree.is_some() && self.tree != listed {
-            self.find(
-                Kind::Root,
-                format!("does not fit the lines before it: {}", self.suspects()),
-            );
-        }
-        self.tree = listed;
-        self.look_at_head();
-    }
-
-    /// Between which lines something was changed, where a root shows it.
-    fn suspects(&self) -> String {
-        let signed = self.draft.counts.signed_through.unwrap_or(0);
-        let end = self.at.seq.map_or(0, |seq| seq - 1);
-        let from = (signed + 1).max(self.draft.counts.first_seq.unwrap_or(1));
-        format!("one of the lines {from} to {end} is not what was written")
-    }
-
-    fn hear_checkpoint(&mut self, line: &Line<'_>, signed: Signed) {
-        let Ok(node) = NodeId::try_from(line.node) else {
-            return;
-        };
-        let checkpoint = Checkpoint {
-            node,
-            size: signed.size,
-            root: signed.root,
-        };
-        let signer = self.signers(&checkpoint.node).into_iter();
-        let signer = signer.filter(|key| key.made(&signed.signature, &checkpoint));
-        let Some(signer) = signer.last() else {
-            let what = match self.trust {
-                Trust::Keys(_) => "the checkpoint is not signed by the key of its file",
-                Trust::Public(_) => "the checkpoint is not signed by the public key that was given",
-            };
-            self.find(Kind::Signature, what);
-            return self.check_tree(line, signed.subtrees);
-        };
-        let listed = Tree::restore(signed.size, signed.subtrees.clone());
-        let fits = listed.is_some_and(|tree| tree.root() == signed.root);
-        let unknown = self.tree.is_none();
-        if !fits || signed.size != line.seq - 1 {
-            self.find(Kind::Root, "the checkpoint contradicts itself");
-        } else {
-            if unknown && matches!(self.trust, Trust::Public(_)) {
-                let what = format!(
-                    "its root cannot be compared, since lines before it are missing or bad: {}, or is missing",
-                    self.suspects()
-                );
-                self.find(Kind::Unvouched, what);
-            }
-            self.check_tree(line, signed.subtrees);
-        }
-        let counts = &mut self.draft.counts;
-        counts.checkpoints += 1;
-        counts.signed_through = Some(signed.size);
-        self.draft.head = Some(checkpoint.note(&signer, &signed.signature));
-    }
-
-    /// Who may have signed a checkpoint here.
-    fn signers(&self, node: &NodeId) -> Vec<PublicKey> {
-        match (self.trust, &self.file.key) {
-            (Trust::Keys(_), Some(key)) => vec![key.public(node)],
-            (Trust::Keys(keys), None) => keys.all().map(|key| key.public(node)).collect(),
-            (Trust::Public(keys), _) => keys.clone(),
-        }
-    }
+/// What a line at the beginning of a file says does not count of a file before it.
+pub(super) fn cut_of(number: u64, line: &[u8]) -> Option<(u64, u64)> {
+    let kept = upkeep_of(&Line::parse(line)?).ok()??;
+    let Upkeep::AuditGap(gap) = kept.upkeep else {
+        return None;
+    };
+    Some((gap.file.filter(|cut| *cut < number)?, gap.from_byte?))
 }

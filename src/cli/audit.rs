@@ -1,0 +1,129 @@
+//! `audit verify|prove|check-proof|public-key`: what can be known from the audit trail's files.
+//!
+//! Invariant: nothing in here writes to the folder of a chain, so that all of it may be done while the
+//! gateway runs.
+
+mod proof;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::CommandError;
+use crate::{
+    audit::{
+        key::{AuditKey, AuditKeys},
+        note::PublicKey,
+    },
+    config::{Config, secret},
+    files,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(subcommand)]
+    command: AuditCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Check a proof that `prove` wrote, with the public key alone
+    CheckProof(proof::CheckArgs),
+    /// Write a proof that the events of a request are in the trail, for who has the public key
+    Prove(proof::ProveArgs),
+    /// Print the public key with which anyone checks checkpoints and proofs
+    PublicKey(proof::PublicKeyArgs),
+    /// Verify that everything in the trail is as it was written, and that nothing is missing
+    Verify(verify::VerifyArgs),
+}
+
+pub(super) fn run(args: &AuditArgs) -> Result<(), CommandError> {
+    match &args.command {
+        AuditCommand::CheckProof(args) => proof::check(args),
+        AuditCommand::Prove(args) => proof::prove(args),
+        AuditCommand::PublicKey(args) => proof::public_key(args),
+        AuditCommand::Verify(args) => verify::run(args),
+    }
+}
+
+/// Where a chain is.
+#[derive(Debug, Args)]
+struct Source {
+    /// Files and folders of one chain (before --config, or behind `--`); without, audit.path
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// A TOML file, or a folder of them
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+}
+
+impl Source {
+    fn config(&self) -> Result<Option<Config>, CommandError> {
+        if self.config.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Config::load_with_env(&self.config)?))
+    }
+
+    fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>, CommandError> {
+        match config {
+            _ if !self.paths.is_empty() => Ok(self.paths.clone()),
+            Some(config) => Ok(vec![config.audit.folder.clone()]),
+            None => Err(CommandError::Usage(
+                "say where the trail is: files, a folder, or --config".to_owned(),
+            )),
+        }
+    }
+}
+
+/// No key, head, proof or checkpoint is larger.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+fn read(path: &Path) -> Result<String, CommandError> {
+    let refuse = |why: String| CommandError::Usage(format!("{}: {why}", path.display()));
+    let content = files::read(path, LARGEST).map_err(|error| refuse(error.to_string()))?;
+    String::from_utf8(content.bytes.to_vec()).map_err(|_| refuse("is not text".to_owned()))
+}
+
+/// The keys in these files: the last is the one in use.
+fn mac_keys(paths: &[PathBuf]) -> Result<Option<AuditKeys>, CommandError> {
+    let mut keys = Vec::new();
+    for path in paths {
+        let refuse = |why: String| CommandError::Usage(format!("{}: {why}", path.display()));
+        let content = files::read(path, files::MAX_SECRET)
+            .and_then(files::Content::without_line_break)
+            .map_err(|error| refuse(error.to_string()))?;
+        let key = secret::decode(&content.bytes)
+            .ok_or_else(|| refuse("is no audit.key: the base64 of exactly 32 bytes".to_owned()))?;
+        keys.push(AuditKey::derive(&key).into());
+    }
+    let current = keys.pop();
+    Ok(current.map(|current| AuditKeys { current, old: keys }))
+}
+
+/// A public key as text, or in a file of one key a line.
+fn public_keys(given: &[String]) -> Result<Vec<PublicKey>, CommandError> {
+    let mut keys = Vec::new();
+    for given in given {
+        if let Ok(key) = given.parse() {
+            keys.push(key);
+            continue;
+        }
+        let text = read(Path::new(given)).map_err(|error| {
+            CommandError::Usage(format!(
+                "{error}; --public-key takes a key or a file with one"
+            ))
+        })?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let key = line.parse::<PublicKey>();
+            keys.push(key.map_err(|error| CommandError::Usage(format!("{given}: {error}")))?);
+        }
+    }
+    let node = keys.first().map(PublicKey::node);
+    if keys.iter().any(|key| Some(key.node()) != node) {
+        let why = "the public keys are of several nodes; each has a chain of its own";
+        return Err(CommandError::Usage(why.to_owned()));
+    }
+    Ok(keys)
+}
