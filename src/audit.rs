@@ -373,3 +373,6 @@ impl Filed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ impl Rounds {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
-            if let Err(error) = self.round() {
+            if let Err(error) = self.round(closed) {
                 tracing::warn!(
                     kind = ?error.kind(),
                     "cannot look after closed audit files; they stay as they are until the next time"
@@ -91,10 +91,15 @@ impl Rounds {
         }
     }
 
-    fn round(&self) -> io::Result<()> {
-        let closed = |file: &AuditFile| file.number <= self.last_closed;
-        for file in self.folder.files()?.into_iter().filter(closed) {
-            if !file.compressed {
+    fn round(&mut self, closed: &mpsc::Receiver<u64>) -> io::Result<()> {
+        for file in self.folder.files()? {
+            // What is left for the next start does no harm.
+            match closed.try_recv() {
+                Ok(number) => self.last_closed = number,
+                Err(mpsc::TryRecvError::Empty) => {}
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+            }
+            if file.number <= self.last_closed && !file.compressed {
                 compress(&file)?;
             }
         }

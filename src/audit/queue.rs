@@ -223,13 +223,18 @@ impl Queue {
         receiver
     }
 
-    /// The writer has ended, and this many events are written no more.
-    pub(super) fn closed(&self, unwritten: usize) {
+    /// Nothing is written any more, this many events of those that were taken included.
+    pub(super) fn end(&self, unwritten: usize) {
         let mut inner = self.lock();
         inner.state = Phase::Closed;
         inner.lost += u64::try_from(unwritten + inner.entries.len()).unwrap_or(u64::MAX);
         inner.entries.clear();
-        for waiting in inner.closing.drain(..) {
+    }
+
+    /// The folder is free.
+    pub(super) fn closed(&self) {
+        for waiting in self.lock().closing.drain(..) {
+            // Who has gone does not want to know.
             waiting.send(()).ok();
         }
     }

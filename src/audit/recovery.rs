@@ -47,12 +47,9 @@ pub(super) fn recover(
 ) -> Result<Option<Recovered>, OpenError> {
     let folder = Folder::new(&settings.folder);
     let files = folder.files().map_err(failed("read", folder.path()))?;
-    for (index, file) in files.iter().enumerate().rev() {
+    for file in files.iter().rev() {
         let Some(mut scan) = Scan::run(file, settings)? else {
             // It was being begun when the process ended: nothing was recorded in it yet.
-            if index == 0 || fs::metadata(&file.path).is_ok_and(|file| file.len() > BEGINNING) {
-                return Err(OpenError::NoChain(file.path.clone()));
-            }
             set_aside(file, 0, now).map_err(failed("set aside", &file.path))?;
             continue;
         };
@@ -81,9 +78,6 @@ pub(super) fn recover(
     }
     Ok(None)
 }
-
-/// No first line of a file is longer, but for the requests that it lists as under way.
-const BEGINNING: u64 = 4 * 1024 * 1024;
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
@@ -140,7 +134,7 @@ struct Told {
 }
 
 impl Scan {
-    /// Reads a file; nothing where not even its first line is whole.
+    /// Reads a file; nothing where not even its first line was finished.
     fn run(file: &AuditFile, settings: &AuditSettings) -> Result<Option<Self>, OpenError> {
         let mut lines = file.lines().map_err(failed("read", &file.path))?;
         let mut scan: Option<Self> = None;
@@ -150,6 +144,7 @@ impl Scan {
             let whole = matches!(next, Next::Line(_));
             let line = Line::parse(bytes).filter(|_| whole);
             match (&mut scan, line) {
+                (None, None) if whole => return Err(OpenError::NoChain(file.path.clone())),
                 (None, None) => return Ok(None),
                 (None, Some(line)) => scan = Some(Self::begin(line, file, settings)?),
                 (Some(scan), line) => {

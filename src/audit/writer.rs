@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     mem,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -56,12 +57,13 @@ pub(super) struct Writer {
     clocks: Clocks,
     synced: Instant,
     /// Held as long as the folder is ours.
-    _lock: File,
+    lock: File,
 }
 
 /// The file that is being written.
 struct Current {
     file: File,
+    path: PathBuf,
     /// How much of it is certain.
     bytes: u64,
     opened: Instant,
@@ -73,6 +75,14 @@ struct Current {
 }
 
 impl Current {
+    /// A file that was moved or removed takes what is written, and nobody finds it again.
+    fn is_in_place(&self) -> io::Result<()> {
+        let (open, named) = (self.file.metadata()?, fs::metadata(&self.path)?);
+        let same = (open.dev(), open.ino()) == (named.dev(), named.ino());
+        same.then_some(())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// Whether there are lines that have waited long enough for a checkpoint.
     fn is_due(&self, every: Duration) -> bool {
         self.uncovered > 0 && self.covered + every <= clock::instant()
@@ -139,7 +149,7 @@ impl Writer {
             // A clock that is ahead of where it was has only gone on.
             clocks: Clocks::since(now.max(last), instant),
             synced: instant,
-            _lock: lock,
+            lock,
         };
         writer.backlog = ends_of(interrupted.unwrap_or_default(), now);
         let path = writer.folder.plain(number + 1);
@@ -177,10 +187,14 @@ impl Writer {
             queue,
             keeper,
             backlog,
+            lock,
             ..
         } = self;
+        // The other thread may be waiting for something to be written.
+        queue.end(backlog.len());
         keeper.end();
-        queue.closed(backlog.len());
+        drop(lock);
+        queue.closed();
     }
 
     /// Before when the disk is not asked again.
@@ -246,7 +260,9 @@ impl Writer {
             self.chain.checkpoint(clock::now(), &mut self.buffer);
         }
         self.synced = clock::instant();
-        let written = file.file.write_all(&self.buffer);
+        let written = file
+            .is_in_place()
+            .and_then(|()| file.file.write_all(&self.buffer));
         if let Err(error) = written.and_then(|()| file.file.sync_data()) {
             self.chain.restore(before);
             self.fail(&error);
@@ -293,6 +309,7 @@ impl Writer {
         let now = clock::instant();
         self.file = Some(Current {
             file,
+            path,
             bytes: u64::try_from(self.buffer.len()).unwrap_or_default(),
             opened: now,
             uncovered: self.chain.state().seq() - before.seq(),
@@ -376,12 +393,13 @@ impl Writer {
         let begins = |entry: &Entry| matches!(entry.mark, Mark::Opens(_)) && entry.done.is_some();
         let backlog = mem::take(&mut self.backlog);
         let (mut given_up, mut kept): (Vec<_>, Vec<_>) = backlog.into_iter().partition(begins);
+        // First: who is told of it may ask.
+        self.queue.failed(why, &given_up);
         for entry in given_up.iter_mut().chain(&mut kept) {
             if let Some(done) = entry.done.take() {
                 done.send(Err(why)).ok();
             }
         }
-        self.queue.failed(why, &given_up);
         self.backlog = kept;
     }
 

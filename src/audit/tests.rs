@@ -1,0 +1,412 @@
+//! The trail as a whole: real files, a process that ends at any byte.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::Path,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    chain::Mark,
+    folder::{Folder, Next},
+    key::AuditKey,
+    line::Line,
+    tree::Tree,
+    *,
+};
+use crate::{clock, ident::RequestId};
+
+/// An intent or an outcome, as short as they can be.
+#[derive(Serialize)]
+struct Step {
+    time: Timestamp,
+    phase: &'static str,
+    request_id: RequestId,
+}
+
+impl Event for Step {
+    fn mark(&self) -> Mark {
+        match self.phase {
+            "intent" => Mark::Opens(self.request_id),
+            _ => Mark::Closes(self.request_id),
+        }
+    }
+}
+
+fn step(phase: &'static str, request_id: RequestId) -> Step {
+    let time = clock::now();
+    Step {
+        time,
+        phase,
+        request_id,
+    }
+}
+
+pub(super) fn settings(folder: &Path) -> AuditSettings {
+    AuditSettings {
+        folder: folder.to_owned(),
+        node: Some("gw-1".try_into().unwrap()),
+        keys: AuditKeys {
+            current: Arc::new(AuditKey::derive(&[7; 32])),
+            old: Vec::new(),
+        },
+        durability: Durability::Required,
+        sync_interval: Duration::from_millis(2),
+        write_timeout: Duration::from_secs(30),
+        checkpoint_events: 10,
+        checkpoint_every: Duration::from_hours(1),
+        rotate_size: 64 * 1024 * 1024,
+        rotate_every: Duration::from_hours(24),
+        keep: None,
+        keep_files: None,
+        stdout: false,
+    }
+}
+
+fn open(settings: &AuditSettings) -> AuditTrail {
+    AuditTrail::open(settings, None).unwrap()
+}
+
+async fn close(trail: AuditTrail) {
+    assert!(trail.close(Duration::from_secs(30)).await);
+}
+
+/// All lines of the chain, after each was found to follow from the one before, with numbers of files and
+/// checkpoints as they must be.
+fn chain(folder: &Path) -> Vec<Value> {
+    let key = AuditKey::derive(&[7; 32]);
+    let node = "gw-1".try_into().unwrap();
+    let public = key.public(&node);
+    let mut prev = key.before_the_first(&node);
+    let (mut tree, mut events) = (Tree::default(), Vec::new());
+    for (index, file) in Folder::new(folder).files().unwrap().iter().enumerate() {
+        assert_eq!(usize::try_from(file.number).unwrap(), index + 1);
+        let mut lines = file.lines().unwrap();
+        let mut first = true;
+        while let Some(next) = lines.next_line().unwrap() {
+            let Next::Line(bytes) = next else {
+                panic!("a torn line in {file:?}")
+            };
+            let line = Line::parse(bytes).unwrap();
+            assert!(line.is_by(&key));
+            assert_eq!(
+                (line.seq, line.prev, line.node),
+                (tree.size() + 1, prev, "gw-1")
+            );
+            let event: Value = serde_json::from_slice(bytes).unwrap();
+            assert_eq!(first, event["event"] == "file_opened");
+            if event["event"] == "checkpoint" {
+                let text = |name: &str| event[name].as_str().unwrap();
+                let checkpoint = note::Checkpoint {
+                    node: node.clone(),
+                    size: tree.size(),
+                    root: tree.root(),
+                };
+                let signature = note::Signature::parse(text("signature")).unwrap();
+                assert_eq!(event["size"], tree.size());
+                assert_eq!(text("root"), tree.root().to_string());
+                assert!(public.made(&signature, &checkpoint));
+            }
+            tree.push(line.leaf());
+            prev = line.mac;
+            first = false;
+            events.push(event);
+        }
+    }
+    events
+}
+
+fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    let of_kind = |event: &&Value| event["event"] == kind || event["phase"] == kind;
+    events.iter().filter(of_kind).collect()
+}
+
+#[tokio::test]
+async fn what_is_durable_stands_where_it_was_said_to_and_a_stop_is_signed() {
+    let folder = TempDir::new().unwrap();
+    let trail = open(&settings(folder.path()));
+    let mut filed = Vec::new();
+    for _ in 0..25 {
+        let id = RequestId::mint();
+        filed.push((id, trail.record(&step("intent", id))));
+    }
+    let mut positions = Vec::new();
+    for (id, filed) in filed {
+        positions.push((id, filed.durable().await.unwrap().unwrap()));
+    }
+    // On disk now, and not at the end only.
+    let events = chain(folder.path());
+    for (id, position) in &positions {
+        let event = &events[usize::try_from(position.seq).unwrap() - 1];
+        assert_eq!(event["request_id"], id.to_string());
+    }
+    assert!(!of_kind(&events, "checkpoint").is_empty());
+    assert_eq!(
+        trail.durable().borrow().seq,
+        u64::try_from(events.len()).unwrap()
+    );
+    close(trail).await;
+    let events = chain(folder.path());
+    let last: Vec<_> = events
+        .iter()
+        .rev()
+        .take(2)
+        .map(|event| &event["event"])
+        .collect();
+    assert_eq!(last, ["checkpoint", "stop"]);
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_and_a_third_takes_over() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let trail = open(&settings);
+    let second = AuditTrail::open(&settings, None);
+    assert!(matches!(second, Err(OpenError::Locked(_))));
+    close(trail).await;
+    close(open(&settings)).await;
+    let events = chain(folder.path());
+    assert_eq!(of_kind(&events, "start").len(), 2);
+    assert_eq!(of_kind(&events, "audit_gap").len(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_ends_at_any_byte_is_gone_on_from_and_that_is_said() {
+    let written = TempDir::new().unwrap();
+    let trail = open(&settings(written.path()));
+    let ids: Vec<_> = (0..4).map(|_| RequestId::mint()).collect();
+    for id in &ids {
+        trail.record(&step("intent", *id)).durable().await.unwrap();
+    }
+    for id in &ids[..2] {
+        trail.record(&step("outcome", *id)).durable().await.unwrap();
+    }
+    let name = "audit-00000001.jsonl";
+    let whole = fs::read(written.path().join(name)).unwrap();
+    drop(trail);
+    for length in 0..=whole.len() {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join(name), &whole[..length]).unwrap();
+        close(open(&settings(folder.path()))).await;
+        let events = chain(folder.path());
+        // Whole lines are kept, and what is left of one is set aside.
+        let lines = whole[..length].split(|byte| *byte == b'\n').count() - 1;
+        let end = whole[..length].iter().rposition(|byte| *byte == b'\n');
+        let rest = length - end.map_or(0, |end| end + 1);
+        let gaps = of_kind(&events, "audit_gap");
+        // Of a file that was just begun nobody was told anything.
+        assert_eq!(gaps.len(), usize::from(rest > 0 && lines > 0), "{length}");
+        if let Some(gap) = gaps.first() {
+            assert_eq!(gap["cause"], "torn");
+            assert_eq!(
+                [&gap["file"], &gap["bytes"]],
+                [&Value::from(1), &Value::from(rest)]
+            );
+            let aside = fs::read_dir(folder.path()).unwrap().flatten();
+            let aside = aside
+                .map(|file| file.path())
+                .find(|path| path.to_string_lossy().contains("torn"));
+            assert_eq!(
+                fs::read(aside.unwrap()).unwrap(),
+                whole[length - rest..length]
+            );
+        }
+        assert_eq!(events[lines]["event"], "file_opened");
+        // Who was under way has an end, each one.
+        let started = of_kind(&events[..lines], "intent").len();
+        let outcomes = of_kind(&events, "outcome");
+        assert_eq!(outcomes.len(), started, "{length}");
+        let ended: BTreeSet<_> = outcomes
+            .iter()
+            .map(|event| event["request_id"].as_str())
+            .collect();
+        assert_eq!(ended.len(), started);
+    }
+}
+
+#[tokio::test]
+async fn requests_that_were_under_way_are_ended_though_their_intent_is_in_an_older_file() {
+    let folder = TempDir::new().unwrap();
+    let settings = AuditSettings {
+        rotate_size: 4 * 1024,
+        ..settings(folder.path())
+    };
+    let (trail, lost) = (open(&settings), RequestId::mint());
+    trail.record(&step("intent", lost)).durable().await.unwrap();
+    while trail.durable().borrow().file < 4 {
+        let id = RequestId::mint();
+        trail.record(&step("intent", id)).durable().await.unwrap();
+        trail.record(&step("outcome", id)).durable().await.unwrap();
+    }
+    close(trail).await;
+    close(open(&settings)).await;
+    let events = chain(folder.path());
+    let ends = of_kind(&events, "outcome");
+    let end = ends
+        .iter()
+        .filter(|event| event["request_id"] == lost.to_string());
+    let end: Vec<_> = end
+        .map(|event| [&event["code"], &event["reason"]])
+        .collect();
+    assert_eq!(end, [["unknown", "interrupted"]]);
+    // Once: the next start knows that.
+    close(open(&settings)).await;
+    assert_eq!(of_kind(&chain(folder.path()), "outcome").len(), ends.len());
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_stays_where_it_is_and_the_chain_goes_on_from_the_last_checkpoint() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let trail = open(&settings);
+    for _ in 0..40 {
+        let id = RequestId::mint();
+        trail.record(&step("intent", id)).durable().await.unwrap();
+        trail.record(&step("outcome", id)).durable().await.unwrap();
+    }
+    close(trail).await;
+    let path = folder.path().join("audit-00000001.jsonl");
+    let mut bytes = fs::read(&path).unwrap();
+    let whole = chain(folder.path()).len();
+    // In the third line, long before a checkpoint.
+    let second = bytes
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n')
+        .nth(1)
+        .unwrap()
+        .0;
+    bytes[second + 40] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let trail = open(&settings);
+    assert!(trail.durable().borrow().seq > u64::try_from(whole).unwrap());
+    close(trail).await;
+    let after = fs::read(&path);
+    // Compressed by now, or just about to be.
+    assert!(after.is_err() || after.is_ok_and(|after| after == bytes));
+    let gaps = fs::read_dir(folder.path()).unwrap().flatten();
+    assert_eq!(
+        gaps.filter(|file| file.path().to_string_lossy().contains("torn"))
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_chain_is_gone_on_with_another_key_where_the_old_one_is_known() {
+    let folder = TempDir::new().unwrap();
+    let before = settings(folder.path());
+    close(open(&before)).await;
+    let new = Arc::new(AuditKey::derive(&[8; 32]));
+    let with = |old: Vec<_>| AuditSettings {
+        keys: AuditKeys {
+            current: Arc::clone(&new),
+            old,
+        },
+        ..before.clone()
+    };
+    let refused = AuditTrail::open(&with(Vec::new()), None);
+    assert!(matches!(refused, Err(OpenError::Key { .. })));
+    let trail = open(&with(vec![Arc::clone(&before.keys.current)]));
+    let id = RequestId::mint();
+    let position = trail.record(&step("intent", id)).durable().await.unwrap();
+    // Five lines of the first process: opened, start, stop, checkpoint; and two of this one.
+    assert_eq!(position.unwrap().seq, 7);
+    let other = AuditSettings {
+        node: Some("gw-2".try_into().unwrap()),
+        ..with(vec![Arc::clone(&before.keys.current)])
+    };
+    close(trail).await;
+    assert!(matches!(
+        AuditTrail::open(&other, None),
+        Err(OpenError::Node { .. })
+    ));
+}
+
+#[tokio::test]
+async fn rotation_loses_nothing_and_what_is_too_much_goes_after_that_was_said() {
+    let folder = TempDir::new().unwrap();
+    let settings = AuditSettings {
+        rotate_size: 4 * 1024,
+        keep_files: Some(5),
+        ..settings(folder.path())
+    };
+    let trail = open(&settings);
+    while trail.durable().borrow().file < 12 {
+        let id = RequestId::mint();
+        trail.record(&step("intent", id)).durable().await.unwrap();
+        trail.record(&step("outcome", id)).durable().await.unwrap();
+    }
+    close(trail).await;
+    let files = Folder::new(folder.path()).files().unwrap();
+    assert!(files.len() <= 6, "{files:?}");
+    let (last, closed) = files.split_last().unwrap();
+    assert!(!last.compressed);
+    assert!(closed.iter().all(|file| file.compressed), "{files:?}");
+    let mut removed = None;
+    for file in &files {
+        let mut lines = file.lines().unwrap();
+        while let Some(Next::Line(line)) = lines.next_line().unwrap() {
+            let event: Value = serde_json::from_slice(line).unwrap();
+            if event["event"] == "files_removed" {
+                removed = Some((
+                    event["through_file"].as_u64().unwrap(),
+                    event["through_seq"].as_u64().unwrap(),
+                ));
+            }
+        }
+    }
+    let mut lines = files[0].lines().unwrap();
+    let Some(Next::Line(first)) = lines.next_line().unwrap() else {
+        panic!("an empty file")
+    };
+    let first = Line::parse(first).unwrap().seq;
+    assert_eq!(removed, Some((files[0].number - 1, first - 1)));
+}
+
+#[tokio::test]
+async fn a_file_that_is_moved_away_is_noticed_before_anything_is_said_to_be_on_disk() {
+    let folder = TempDir::new().unwrap();
+    let trail = open(&settings(folder.path()));
+    let id = RequestId::mint();
+    trail.record(&step("intent", id)).durable().await.unwrap();
+    let name = folder.path().join("audit-00000001.jsonl");
+    fs::rename(&name, folder.path().join("elsewhere")).unwrap();
+    let refused = trail
+        .record(&step("intent", RequestId::mint()))
+        .durable()
+        .await;
+    assert_eq!(
+        refused,
+        Err(AuditUnavailable::Disk(io::ErrorKind::NotFound))
+    );
+    assert!(trail.available().is_err());
+    // It begins another file by itself.
+    let mut durable = trail.durable();
+    durable.wait_for(|durable| durable.file == 2).await.unwrap();
+    trail.record(&step("outcome", id)).durable().await.unwrap();
+    assert!(trail.available().is_ok());
+    fs::rename(folder.path().join("elsewhere"), &name).unwrap();
+    close(trail).await;
+    let events = chain(folder.path());
+    assert_eq!(of_kind(&events, "audit_gap")[0]["cause"], "write_failed");
+    assert_eq!(of_kind(&events, "intent").len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_chain_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("audit-00000001.jsonl");
+    fs::write(&path, "{\"somebody\":\"else's\"}\n").unwrap();
+    let refused = AuditTrail::open(&settings(folder.path()), None);
+    assert!(matches!(refused, Err(OpenError::NoChain(_))));
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"x").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+}
