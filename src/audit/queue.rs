@@ -271,3 +271,73 @@ impl Inner {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::RequestId;
+
+    const EVENT: usize = 1_000;
+
+    fn queue() -> Queue {
+        Queue::new(Duration::from_secs(1))
+    }
+
+    fn push(queue: &Queue, mark: Mark, waits: bool) -> Result<(), AuditUnavailable> {
+        let done = waits.then(|| oneshot::channel().0);
+        queue.push(vec![b'x'; EVENT], mark, done)
+    }
+
+    fn take(queue: &Queue) -> Work {
+        let now = clock::instant();
+        queue.take(now, now)
+    }
+
+    #[test]
+    fn what_waits_is_bounded_until_it_was_written_and_what_is_not_taken_is_counted_once() {
+        let queue = queue();
+        let accepted = (0..20_000)
+            .filter(|_| push(&queue, Mark::None, false).is_ok())
+            .count();
+        assert!((6_000..=LIMIT / EVENT).contains(&accepted), "{accepted}");
+        let lost = u64::try_from(20_000 - accepted).unwrap();
+        let work = take(&queue);
+        assert_eq!((work.entries.len(), work.lost), (accepted, lost));
+        // They were taken, and are not on disk: there still is no room.
+        assert_eq!(push(&queue, Mark::None, false), Err(AuditUnavailable::Full));
+        queue.written(&work.entries, 0);
+        assert_eq!(push(&queue, Mark::None, false), Ok(()));
+        assert_eq!(take(&queue).lost, 1);
+        assert_eq!(queue.health().lost, lost + 1);
+    }
+
+    #[test]
+    fn while_the_disk_fails_nothing_is_begun_and_what_ends_is_kept() {
+        let (queue, id) = (queue(), RequestId::mint());
+        let why = AuditUnavailable::Disk(std::io::ErrorKind::StorageFull);
+        queue.failed(why, &[]);
+        assert_eq!(push(&queue, Mark::Opens(id), true), Err(why));
+        assert_eq!(push(&queue, Mark::Closes(id), true), Err(why));
+        // Who does not wait does not mind.
+        assert_eq!(push(&queue, Mark::Opens(id), false), Ok(()));
+        let work = take(&queue);
+        let marks: Vec<_> = work.entries.iter().map(|entry| entry.mark).collect();
+        assert_eq!(marks, [Mark::Closes(id), Mark::Opens(id)]);
+        assert_eq!(queue.health().available, Err(why));
+        queue.written(&work.entries, 0);
+        assert_eq!(queue.health().available, Ok(()));
+        assert_eq!(queue.health().waiting, 0);
+    }
+
+    #[test]
+    fn a_disk_that_keeps_an_event_waiting_is_slow_until_it_has_written() {
+        let queue = Queue::new(Duration::ZERO);
+        assert_eq!(queue.health().available, Ok(()));
+        push(&queue, Mark::None, false).unwrap();
+        assert_eq!(queue.health().available, Err(AuditUnavailable::Slow));
+        let work = take(&queue);
+        assert_eq!(queue.health().available, Err(AuditUnavailable::Slow));
+        queue.written(&work.entries, 0);
+        assert_eq!(queue.health().available, Ok(()));
+    }
+}

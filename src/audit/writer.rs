@@ -518,3 +518,37 @@ impl Clocks {
         (step.abs() > TOLERANCE).then_some(step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once_and_one_that_goes_is_not() {
+        let (wall, instant) = (clock::now(), clock::instant());
+        let mut clocks = Clocks::since(wall, instant);
+        let at = |seconds: i64| wall + SignedDuration::from_secs(seconds);
+        let after = |seconds| instant + Duration::from_secs(seconds);
+        assert_eq!(clocks.step(at(3_600), after(3_600)), None);
+        // Two hours back, and on from there.
+        assert_eq!(clocks.step(at(-3_590), after(3_610)), Some(-7_200_000));
+        assert_eq!(clocks.step(at(-3_580), after(3_620)), None);
+        // A second is what a clock may drift until it is asked again.
+        assert_eq!(clocks.step(at(-3_579), after(3_620)), None);
+        assert_eq!(clocks.step(at(-3_570), after(3_621)), Some(8_000));
+    }
+
+    #[test]
+    fn a_chain_is_called_after_the_computer_and_after_no_other_chain_there() {
+        let (one, two) = (name_of_computer(), name_of_computer());
+        assert_ne!(one, two);
+        let host = |name: &NodeId| {
+            name.as_str()
+                .rsplit_once('-')
+                .map(|(host, _)| host.to_owned())
+        };
+        assert_eq!(host(&one), host(&two));
+    }
+}
