@@ -273,12 +273,13 @@ impl Judge<'_> {
             );
             return self.find(Kind::Foreign, what);
         }
-        let Ok(kept) = upkeep_of(line) else {
-            return self.bad(
+        let kept = upkeep_of(line).unwrap_or_else(|()| {
+            self.find(
                 Kind::Upkeep,
                 "is about the chain itself, and cannot be understood",
             );
-        };
+            None
+        });
         self.check_name(kept.as_ref());
         if !self.take_place(line, kept.as_ref()) {
             self.stray = Some(line.mac);

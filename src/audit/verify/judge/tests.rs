@@ -263,11 +263,11 @@ fn mutate(lines: &mut Vec<(u64, Vec<u8>)>, dice: &mut Dice) -> (&'static str, us
 }
 
 #[test]
-fn of_thousands_of_mutants_each_is_found_and_located() {
+fn of_a_thousand_mutants_each_is_found_and_located() {
     let files = chain();
     let (head, original) = (files.head(), all_lines(&files.numbered()));
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
-    for round in 0..2_000 {
+    for round in 0..1_000 {
         let mut lines = original.clone();
         let (how, at) = mutate(&mut lines, &mut dice);
         let places = places(&lines);
@@ -361,8 +361,8 @@ fn whole_files_that_are_missing_older_swapped_or_of_another_chain_are_named() {
         again.open();
         again.requests(6 + file);
     }
-    let first = original[&3].split_inclusive(|byte| *byte == b'\n').next();
-    let older = first.unwrap();
+    let opening = original[&3].split_inclusive(|byte| *byte == b'\n').next();
+    let older = opening.unwrap();
     for (bytes, kind) in [
         (other.files[0].clone(), Kind::Foreign),
         // With the same numbers, and other lines.
