@@ -10,7 +10,7 @@ pub(crate) mod forget;
 mod import;
 pub(crate) mod usage;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{api::BoxError, forget::Home, usage::Desk};
 use crate::{
+    audit::AuditUnavailable,
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
     credential::rotation::State,
@@ -135,6 +136,9 @@ impl Admin {
             (StatusCode::SERVICE_UNAVAILABLE, "draining")
         } else if !believes {
             (StatusCode::SERVICE_UNAVAILABLE, "no issuer has keys")
+        } else if self.observers.audit.available().is_err() {
+            let word = "what is done cannot be recorded";
+            (StatusCode::SERVICE_UNAVAILABLE, word)
         } else {
             (StatusCode::OK, "ready")
         };
@@ -145,6 +149,11 @@ impl Admin {
             }
             for account in self.rotator.standings() {
                 page.push_str(&describe_account(&account));
+            }
+            if let Err(why) = self.observers.audit.health().available {
+                let mend = mend(why);
+                // Writing into a string has nothing to fail on.
+                let _ = writeln!(page, "audit: {why}: {mend}");
             }
             page.push_str(match self.store.standing() {
                 Standing::Away => {
@@ -184,7 +193,13 @@ impl Admin {
         }
         self.observers.metrics.quotas(&self.usage.quotas.active());
         let (cache_entries, cache_bytes) = self.statuses.size();
+        let audit = self.observers.audit.health();
         let page = self.observers.metrics.render(&Levels {
+            audit_available: u64::from(audit.available.is_ok()),
+            audit_waiting: u64::try_from(audit.waiting).unwrap_or(u64::MAX),
+            audit_lost: audit.lost,
+            audit_uncopied: audit.uncopied,
+            audit_syncs: audit.syncs,
             cache_entries,
             cache_bytes,
             cache_in_touch: u64::from(self.statuses.is_in_touch_now()),
@@ -221,6 +236,19 @@ impl Admin {
 )]
 fn expose(token: &SecretString) -> &[u8] {
     token.expose_secret().as_bytes()
+}
+
+/// What to do where audit events do not get onto the disk.
+const fn mend(why: AuditUnavailable) -> &'static str {
+    match why {
+        AuditUnavailable::Closed => "the gateway has ended; start it again",
+        AuditUnavailable::Disk(_) => {
+            "make room on the disk of `audit.path`, or mend it; the gateway goes on by itself"
+        }
+        AuditUnavailable::Full | AuditUnavailable::Slow => {
+            "look at the disk of `audit.path`: the gateway goes on by itself as soon as that is fast enough"
+        }
+    }
 }
 
 /// One line on an issuer whose keys are fetched.

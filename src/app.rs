@@ -143,19 +143,39 @@ impl App {
     /// # Errors
     /// [`StartError::Client`] where the upstream's TLS roots cannot be used, [`StartError::State`]
     /// and [`StartError::Read`] where the state store cannot be.
-    pub async fn build(mut config: Config, edges: Edges) -> Result<Self, StartError> {
+    pub async fn build(config: Config, edges: Edges) -> Result<Self, StartError> {
+        let Edges {
+            public,
+            admin,
+            audit,
+        } = edges;
         let store = Store::open(&config.state).await?;
+        let copy = config.audit.stdout.then_some(audit);
+        let observers = Arc::new(Observers {
+            audit: Arc::new(AuditTrail::open(&config.audit, copy)?),
+            metrics: Metrics::new(),
+            pseudonyms: config.pseudonyms.clone(),
+        });
+        let audit = Arc::clone(&observers.audit);
+        let built = Box::pin(Self::assemble(config, store, observers, (public, admin))).await;
+        if built.is_err() {
+            audit.close(LAST_EVENTS).await;
+        }
+        built
+    }
+
+    async fn assemble(
+        mut config: Config,
+        store: Store,
+        observers: Arc<Observers>,
+        (public_listener, admin_listener): (TcpListener, TcpListener),
+    ) -> Result<Self, StartError> {
         let (ledger, known) = (Ledger::new(store.clone()), store.clone());
         let (quotas, keeper) = Quotas::open(store.clone(), config.pseudonyms.clone());
         let revocations = std::mem::take(&mut config.revocations);
         let register = Register::open(store.clone(), config.pseudonyms.clone(), revocations);
         let register = Arc::new(register.await?);
         warn_of_lost(&register, &config.terms).await?;
-        let observers = Arc::new(Observers {
-            audit: AuditTrail::open(&config.audit, config.audit.stdout.then_some(edges.audit))?,
-            metrics: Metrics::new(),
-            pseudonyms: config.pseudonyms.clone(),
-        });
         observers.metrics.configured(clock::now());
         let timeout = config.upstream.timeout;
         let (key, pseudonyms) = (&config.state.key, config.pseudonyms.clone());
@@ -197,8 +217,8 @@ impl App {
             fingerprint,
             watched: watch::Sender::new(watched),
             requests,
-            public_listener: edges.public,
-            admin_listener: edges.admin,
+            public_listener,
+            admin_listener,
         })
     }
 
@@ -207,25 +227,18 @@ impl App {
         self.lasting.reloads.clone()
     }
 
+    /// The audit trail. Whoever has dropped what [`App::run`] left unfinished closes it.
+    pub fn audit(&self) -> Arc<AuditTrail> {
+        Arc::clone(&self.lasting.observers.audit)
+    }
+
     /// Serves until `shutdown`, then drains: readiness goes first, then the public listener, then
     /// requests in flight finish, and the admin listener goes last. Returns whether all finished
     /// within `drain_timeout`.
     pub async fn run(self, shutdown: CancellationToken) -> bool {
         let Self { live, lasting, .. } = self;
-        // It ends with the admin listener: revocations are taken until the last request has finished.
         let (upkeep, ending) = (&lasting.upkeep, &lasting.ending);
-        let register = Arc::clone(&lasting.register);
-        upkeep.spawn(Arc::clone(&register).follow(ending.clone()));
-        upkeep.spawn(register.keep_tidy(ending.clone()));
-        live.current().start_fetching(None, upkeep);
-        upkeep.spawn(Arc::clone(&lasting.rotator).run(ending.clone()));
-        let observers = Arc::clone(&lasting.observers);
-        let tell = move |tenant: &TenantId, crossed: &Crossed| warn(&observers, tenant, crossed);
-        upkeep.spawn(self.keeper.run(tell));
-        let statuses = &lasting.statuses;
-        let (tidying, following) = (statuses.clone().keep_tidy(), statuses.clone().follow());
-        upkeep.spawn(ending.clone().run_until_cancelled_owned(tidying));
-        upkeep.spawn(ending.clone().run_until_cancelled_owned(following));
+        keep_up(&live, &lasting, self.keeper);
         let listeners = Listeners::open(
             Arc::clone(&live),
             Arc::clone(&lasting),
@@ -272,12 +285,37 @@ impl App {
                  than what was taken ahead"
             );
         }
+        if settled {
+            // Nobody is left who has something to record.
+            lasting.observers.audit.close(LAST_EVENTS).await;
+        }
         settled && cut() == before
     }
 }
 
+/// Starts what goes on in the background. It ends with the admin listener: revocations are taken until the
+/// last request has finished.
+fn keep_up(live: &Live, lasting: &Lasting, keeper: Keeper) {
+    let (upkeep, ending) = (&lasting.upkeep, &lasting.ending);
+    let register = Arc::clone(&lasting.register);
+    upkeep.spawn(Arc::clone(&register).follow(ending.clone()));
+    upkeep.spawn(register.keep_tidy(ending.clone()));
+    live.current().start_fetching(None, upkeep);
+    upkeep.spawn(Arc::clone(&lasting.rotator).run(ending.clone()));
+    let observers = Arc::clone(&lasting.observers);
+    let tell = move |tenant: &TenantId, crossed: &Crossed| warn(&observers, tenant, crossed);
+    upkeep.spawn(keeper.run(tell));
+    let statuses = &lasting.statuses;
+    let (tidying, following) = (statuses.clone().keep_tidy(), statuses.clone().follow());
+    upkeep.spawn(ending.clone().run_until_cancelled_owned(tidying));
+    upkeep.spawn(ending.clone().run_until_cancelled_owned(following));
+}
+
 /// How long what goes on in the background may take to end.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+
+/// How long the disk may take to keep the last events.
+pub(crate) const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// Tells of a soft limit that was crossed.
 fn warn(observers: &Observers, tenant: &TenantId, crossed: &Crossed) {
@@ -287,12 +325,12 @@ fn warn(observers: &Observers, tenant: &TenantId, crossed: &Crossed) {
         "a tenant comes close to a limit: grant more (`usage grant`), or raise it"
     );
     observers.metrics.quota_warned(tenant, crossed.policy);
-    observers.record(Deed::QuotaWarning {
+    drop(observers.record(Deed::QuotaWarning {
         tenant: tenant.as_str(),
         policy,
         limit,
         taken,
-    });
+    }));
 }
 
 /// A revocation is kept by its issuer's id; under another one it would silently be gone.

@@ -261,7 +261,7 @@ impl AuditTrail {
     /// Has an event written. It does not wait: see [`Filed::durable`].
     pub fn record(&self, event: &impl Event) -> Filed {
         let Ok(bytes) = serde_json::to_vec(event) else {
-            return Filed::refused(self.queue.unwritable());
+            return self.lose();
         };
         let (done, receiver) = match self.settings.durability {
             Durability::BestEffort => (None, None),
@@ -278,6 +278,15 @@ impl AuditTrail {
             (Err(why), Some(_)) => Filed::refused(why),
             // It was counted; nobody wants to wait.
             (Err(_), None) => Filed(Filing::Lost),
+        }
+    }
+
+    /// Counts an event that could not be made.
+    pub fn lose(&self) -> Filed {
+        let why = self.queue.unwritable();
+        match self.settings.durability {
+            Durability::BestEffort => Filed(Filing::Lost),
+            Durability::Required => Filed::refused(why),
         }
     }
 
@@ -348,11 +357,6 @@ enum Filing {
 impl Filed {
     const fn refused(why: AuditUnavailable) -> Self {
         Self(Filing::Refused(why))
-    }
-
-    /// Whether it is lost already.
-    pub const fn is_lost(&self) -> bool {
-        matches!(self.0, Filing::Lost | Filing::Refused(_))
     }
 
     /// Waits until the event is on disk, and says where. With `best_effort` nobody waits, and there is no

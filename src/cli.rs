@@ -19,6 +19,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,7 +34,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, Edges, StartError},
+    app::{App, Edges, LAST_EVENTS, StartError},
+    audit::AuditTrail,
     auth::{mint::MintError, register::RegisterError},
     clock,
     config::{
@@ -212,8 +214,8 @@ pub fn run(cli: Cli) -> ExitCode {
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
         });
-    if audit.is_some_and(|audit: Outbox| !audit.flush_within(Duration::from_secs(2))) {
-        tracing::error!("audit events were not written: nobody takes them from standard output");
+    if let Some(audit) = audit {
+        close(&audit);
     }
     telemetry::flush();
     match result {
@@ -225,7 +227,19 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn execute(command: Command, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
+/// Has the last events written, now that nobody is left to record one.
+fn close(audit: &AuditTrail) {
+    let runtime = Builder::new_current_thread().enable_time().build();
+    let closed = runtime.is_ok_and(|runtime| runtime.block_on(audit.close(LAST_EVENTS)));
+    if !closed {
+        tracing::error!("the last audit events are not on disk: look at the disk of `audit.path`");
+    }
+}
+
+async fn execute(
+    command: Command,
+    audit: &mut Option<Arc<AuditTrail>>,
+) -> Result<(), CommandError> {
     match command {
         Command::Audit(args) => audit::run(&args),
         Command::Cache(args) => cache::run(args).await,
@@ -256,7 +270,7 @@ fn check(args: &ConfigArgs) -> Result<(), CommandError> {
     ))
 }
 
-async fn serve(args: &ConfigArgs, audit: &mut Option<Outbox>) -> Result<(), CommandError> {
+async fn serve(args: &ConfigArgs, audit: &mut Option<Arc<AuditTrail>>) -> Result<(), CommandError> {
     check_clock(clock::now())?;
     let config = Config::load_with_env(&args.config)?;
     telemetry::install(config.telemetry).map_err(CommandError::io("cannot start the log"))?;
@@ -264,9 +278,7 @@ async fn serve(args: &ConfigArgs, audit: &mut Option<Outbox>) -> Result<(), Comm
         .warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
-    let events = Outbox::new("audit", io::stdout())
-        .map_err(CommandError::io("cannot start the audit trail"))?;
-    let edges = Edges::bind(&config, Box::new(audit.insert(events).clone()))?;
+    let edges = Edges::bind(&config, Box::new(io::stdout()))?;
     // Where it listens, not what was configured: port 0 lets the system choose.
     let address = |listener: &TcpListener| {
         let address = listener.local_addr();
@@ -275,6 +287,7 @@ async fn serve(args: &ConfigArgs, audit: &mut Option<Outbox>) -> Result<(), Comm
     let (public, admin) = (address(&edges.public)?, address(&edges.admin)?);
     let hangups = listen_for(SignalKind::hangup())?;
     let app = App::build(config, edges).await?;
+    *audit = Some(app.audit());
     reload_on(hangups, app.reloads());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -10,6 +10,7 @@ use http::StatusCode;
 
 use crate::{
     address::AddressError,
+    audit::AuditUnavailable,
     auth::{AuthError, dpop::ProofError, permit::PermitError},
     body::BodyError,
     caching::CacheError,
@@ -30,6 +31,8 @@ use crate::{
 pub enum GatewayError {
     /// The tenant may not be called from where the request came.
     Address(AddressError),
+    /// It cannot be recorded, and was not done.
+    Audit(AuditUnavailable),
     /// The token was refused.
     Authenticate(AuthError),
     /// The caller may not do this.
@@ -60,6 +63,8 @@ pub enum GatewayError {
     Send(SendError),
     /// The token's tenant is switched off.
     TenantDisabled,
+    /// It was sent, and how it ended cannot be recorded: the answer is kept back.
+    Withheld(AuditUnavailable),
 }
 
 macro_rules! from {
@@ -73,7 +78,7 @@ macro_rules! from {
 }
 
 from! {
-    Address(AddressError), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Cache(CacheError), Lease(LeaseError),
+    Address(AddressError), Audit(AuditUnavailable), Authenticate(AuthError), Authorize(PermitError), Body(BodyError), Cache(CacheError), Lease(LeaseError),
     Own(OwnershipError), Payload(PayloadError), Quota(QuotaError),
     Refuse(Refusal), Route(RouteError), Send(SendError),
 }
@@ -83,6 +88,7 @@ impl GatewayError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Address(_) => ErrorCode::AddressNotAllowed,
+            Self::Audit(_) | Self::Withheld(_) => ErrorCode::AuditUnavailable,
             Self::Authenticate(AuthError::Missing) => ErrorCode::MissingToken,
             Self::Authenticate(AuthError::Expired) => ErrorCode::ExpiredToken,
             Self::Authenticate(AuthError::Proof(error)) => of_proof(*error),
@@ -146,6 +152,7 @@ impl GatewayError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Address(error) => error.reason(),
+            Self::Audit(why) | Self::Withheld(why) => of_audit(*why),
             Self::Authenticate(error) => error.reason(),
             Self::Authorize(error) => error.reason(),
             Self::Lease(error) => error.reason(),
@@ -216,6 +223,15 @@ const fn of_proof(error: ProofError) -> ErrorCode {
     }
 }
 
+const fn of_audit(why: AuditUnavailable) -> &'static str {
+    match why {
+        AuditUnavailable::Closed => "audit_closed",
+        AuditUnavailable::Disk(_) => "audit_disk",
+        AuditUnavailable::Full => "audit_full",
+        AuditUnavailable::Slow => "audit_slow",
+    }
+}
+
 macro_rules! codes {
     ($($variant:ident = $status:literal $name:literal $blame:ident $title:literal,)+) => {
         /// The stable code of a problem document (RFC 9457).
@@ -253,6 +269,7 @@ macro_rules! codes {
 
 codes! {
     AddressNotAllowed = 403 "address_not_allowed" Caller "The caller's address is not allowed",
+    AuditUnavailable = 503 "audit_unavailable" Gateway "The gateway cannot record what it does",
     BadRequest = 400 "bad_request" Caller "The request is ambiguous or incomplete",
     CustomerMismatch = 403 "customer_mismatch" Caller "The token belongs to another customer",
     CustomerNotFound = 404 "customer_not_found" Caller "The customer is not known",

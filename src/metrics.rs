@@ -37,7 +37,7 @@ pub struct Metrics {
     bytes_out: Family<ServiceLabels, Counter>,
     panics: Counter,
     dropped_fields: Counter,
-    audit_lost: Counter,
+    answers_withheld: Counter,
     issuer_keys: Family<IssuerLabels, Gauge>,
     issuer_keys_age: Family<IssuerLabels, Gauge<f64, AtomicU64>>,
     issuer_key_fetches: Family<FetchLabels, Counter>,
@@ -127,6 +127,16 @@ pub struct Levels {
     pub cache_bytes: u64,
     /// Whether it is known what other gateways write, 1 or 0.
     pub cache_in_touch: u64,
+    /// Whether audit events get onto the disk, 1 or 0.
+    pub audit_available: u64,
+    /// Bytes of audit events that wait for the disk.
+    pub audit_waiting: u64,
+    /// Audit events that were lost, since the start.
+    pub audit_lost: u64,
+    /// Lines of the audit trail that standard output did not take, since the start.
+    pub audit_uncopied: u64,
+    /// How often the audit trail was synced, since the start.
+    pub audit_syncs: u64,
     /// Whether the state store can be asked, 1 or 0.
     pub state_store_up: u64,
     /// Questions to Redis, since the start.
@@ -253,7 +263,7 @@ impl Metrics {
             bytes_out: Family::default(),
             panics: Counter::default(),
             dropped_fields: Counter::default(),
-            audit_lost: Counter::default(),
+            answers_withheld: Counter::default(),
             issuer_keys: Family::default(),
             issuer_keys_age: Family::default(),
             issuer_key_fetches: Family::default(),
@@ -319,9 +329,9 @@ impl Metrics {
             self.dropped_fields.clone(),
         );
         registry.register(
-            "audit_lost",
-            "Audit events that could not be written",
-            self.audit_lost.clone(),
+            "answers_withheld",
+            "Answers that were kept back because their outcome could not be recorded in time",
+            self.answers_withheld.clone(),
         );
         self.register_issuers(registry);
         self.register_credentials(registry);
@@ -571,9 +581,9 @@ impl Metrics {
             .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// Counts an audit event that could not be written.
-    pub fn audit_lost(&self) {
-        self.audit_lost.inc();
+    /// Counts an answer that was kept back because its outcome could not be recorded.
+    pub fn answer_withheld(&self) {
+        self.answers_withheld.inc();
     }
 
     /// Notes how the fetching of one issuer's keys goes, before a page is rendered.
@@ -681,7 +691,17 @@ impl Default for Metrics {
 type Read = (&'static str, &'static str, fn(&Levels) -> u64);
 
 /// What is as it is at the moment.
-const GAUGES: [Read; 7] = [
+const GAUGES: [Read; 9] = [
+    (
+        "audit_available",
+        "1 while audit events get onto the disk, 0 while they do not and requests are refused (with durability = required)",
+        |now| now.audit_available,
+    ),
+    (
+        "audit_waiting_bytes",
+        "Bytes of audit events that wait for the disk",
+        |now| now.audit_waiting,
+    ),
     ("body_memory_bytes", "Bytes of bodies held now", |now| {
         now.body_memory
     }),
@@ -714,7 +734,22 @@ const GAUGES: [Read; 7] = [
 ];
 
 /// What is counted since the start.
-const COUNTERS: [Read; 4] = [
+const COUNTERS: [Read; 7] = [
+    (
+        "audit_lost",
+        "Audit events that could not be written",
+        |now| now.audit_lost,
+    ),
+    (
+        "audit_uncopied",
+        "Lines of the audit trail that standard output did not take",
+        |now| now.audit_uncopied,
+    ),
+    (
+        "audit_syncs",
+        "How often the audit trail was written and synced",
+        |now| now.audit_syncs,
+    ),
     (
         "connections_refused",
         "Connections closed at once: too many were open",

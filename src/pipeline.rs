@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     address::{Client, TrustedProxies},
+    audit::AuditUnavailable,
     auth::{
         Authenticator, Caller,
         permit::{Permit, authorize},
@@ -48,7 +49,7 @@ use crate::{
     segments::Segments,
     status::{StatusCache, TenantStatuses},
     tenant::{Disclosure, Isolation, Tenant, Unowned},
-    trail::{Observers, Trail},
+    trail::{Ended, Observers, Trail},
     upstream::{
         UpstreamReply,
         answer::Answer,
@@ -186,6 +187,11 @@ struct Journey {
 /// Who has to know of a call upstream.
 trait Witness {
     fn id(&self) -> RequestId;
+    /// Writes down that a call is about to be made, unless that is done.
+    fn intend(
+        &mut self,
+        credential: &CredentialId,
+    ) -> impl Future<Output = Result<(), AuditUnavailable>> + Send;
     fn sending(&mut self, credential: &CredentialId, operation: Operation);
     /// It is over; with a status if it was answered. `arrived`: a byte of it may have.
     fn replied(&mut self, operation: Operation, status: Option<StatusCode>, arrived: bool);
@@ -195,6 +201,10 @@ trait Witness {
 impl Witness for Journey {
     fn id(&self) -> RequestId {
         self.trail.id()
+    }
+
+    async fn intend(&mut self, credential: &CredentialId) -> Result<(), AuditUnavailable> {
+        self.trail.intend(credential).await
     }
 
     fn sending(&mut self, credential: &CredentialId, operation: Operation) {
@@ -260,7 +270,7 @@ impl Gateway {
             Ok(Ok(Prepared::Report(tenant))) => {
                 let standings = metered.as_ref().map(Metered::standings).unwrap_or_default();
                 let response = reply::usage(&tenant, &standings, id);
-                trail.succeed(&response);
+                let response = recorded(trail.succeed(&response), response, id).await;
                 return self.addressed(response, metered.as_ref(), false);
             }
             Ok(Err(error)) => error,
@@ -270,7 +280,7 @@ impl Gateway {
             }
         };
         let response = reply::problem(&error, id);
-        trail.fail(&error, &response);
+        let response = recorded(trail.fail(&error, &response), response, id).await;
         let needs_nonce = error.code() == ErrorCode::UseDpopNonce;
         self.addressed(response, metered.as_ref(), needs_nonce)
     }
@@ -296,7 +306,8 @@ impl Gateway {
         let trail = Trail::begin(&self.observers);
         let error = GatewayError::Head(status);
         let response = reply::problem(&error, trail.id());
-        trail.fail(&error, &response);
+        // Nobody is known in whose name it came, so it leaves no event to wait for.
+        drop(trail.fail(&error, &response));
         response
     }
 
@@ -320,6 +331,8 @@ impl Gateway {
             .authenticate(&parts, clock::now())
             .await?;
         trail.authenticated(&caller);
+        // What cannot be recorded is not begun.
+        self.observers.audit.available()?;
         let grant = self.grant(&caller, client)?;
         let (quota, limits) = (&grant.quota, &grant.tenant.limits);
         let metered = metered.insert(Metered {
@@ -434,7 +447,11 @@ impl Gateway {
 
     /// From the first byte upstream to the response. Runs to its end whatever the client does.
     async fn settle(self: Arc<Self>, job: Job, mut journey: Journey) -> Response<Segments> {
-        let asked = self.ask(&job, &mut journey).await;
+        let asked = AssertUnwindSafe(self.ask(&job, &mut journey)).catch_unwind();
+        let asked = asked.await.unwrap_or_else(|_panic| {
+            self.observers.metrics.panicked();
+            Err(GatewayError::Internal)
+        });
         if let Err(GatewayError::Own(OwnershipError::Store(_))) = asked {
             // Nothing was looked for.
             journey.cached = None;
@@ -464,14 +481,14 @@ impl Gateway {
         if let Some(cached) = &cached {
             trail.cached(cached);
         }
-        match error {
+        let ended = match error {
             None => trail.succeed(&response),
             Some(error) => {
                 alert(&error, &trail);
-                trail.fail(&error, &response);
+                trail.fail(&error, &response)
             }
-        }
-        response
+        };
+        recorded(ended, response, id).await
     }
 
     async fn ask(&self, job: &Job, journey: &mut Journey) -> Result<Segments, GatewayError> {
@@ -508,6 +525,7 @@ impl Gateway {
         witness: &mut impl Witness,
     ) -> Result<Answer, GatewayError> {
         let lease = job.credentials.lease(self.upstream.timeout()).await?;
+        witness.intend(lease.id()).await?;
         witness.sending(lease.id(), operation);
         let sent = self.upstream.send(sealed, lease.credential()).await;
         let arrived = sent.as_ref().map_or_else(|error| error.sent(), |_| true);
@@ -565,6 +583,14 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
     }
 }
 
+/// The response, once its outcome is on disk; another one where it does not get there.
+async fn recorded(ended: Ended, response: Response<Segments>, id: RequestId) -> Response<Segments> {
+    match ended.on_disk().await {
+        Ok(_) => response,
+        Err(error) => reply::problem(&error, id),
+    }
+}
+
 /// What came of a request, for its charge.
 fn outcome_of(error: Option<&GatewayError>, admission: &Admission) -> Outcome {
     // What another request asked for, or was known, is free.
@@ -584,6 +610,8 @@ fn outcome_of(error: Option<&GatewayError>, admission: &Admission) -> Outcome {
             Refusal::Echo | Refusal::Malformed(_) | Refusal::Unavailable { .. } => Ending::Unknown,
         },
         Some(GatewayError::Send(error)) if error.sent() => Ending::Unknown,
+        // It stopped in the middle.
+        Some(GatewayError::Internal) => Ending::Unknown,
         // A question of our own was answered, and that was the end of it.
         Some(GatewayError::Own(_)) => Ending::Refused,
         Some(_) => return Outcome::Undone,
@@ -597,8 +625,9 @@ const fn did_nothing(error: &GatewayError) -> bool {
     if let GatewayError::Send(error) = error {
         return !error.sent();
     }
-    // Not sent for want of a credential or because others could not be told, or refused with one before.
-    if let GatewayError::Lease(_) | GatewayError::Cache(_) = error {
+    // Not sent for want of a credential, or because it could not be recorded or others not be told; or
+    // refused with one before.
+    if let GatewayError::Audit(_) | GatewayError::Lease(_) | GatewayError::Cache(_) = error {
         return true;
     }
     let GatewayError::Refuse(refusal) = error else {

@@ -209,7 +209,7 @@ fn retry_after(error: &GatewayError) -> Option<u64> {
     // Mended by a key server or a disk that comes back, which takes people or processes.
     let absent = matches!(
         code,
-        ErrorCode::IssuerUnavailable | ErrorCode::StateUnavailable
+        ErrorCode::AuditUnavailable | ErrorCode::IssuerUnavailable | ErrorCode::StateUnavailable
     );
     absent.then_some(5)
 }
@@ -284,7 +284,12 @@ fn detail(error: &GatewayError) -> String {
         GatewayError::Route(RouteError::Query) => {
             "send no query string: none has a meaning here".to_owned()
         }
+        GatewayError::Withheld(_) => {
+            "what was asked may have been done, and its answer is kept back; read the customer's status before writing again, when Retry-After has passed"
+                .to_owned()
+        }
         GatewayError::Address(_)
+        | GatewayError::Audit(_)
         | GatewayError::Cache(_)
         | GatewayError::Authenticate(_)
         | GatewayError::Authorize(_)
@@ -307,6 +312,9 @@ fn advice(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::AddressNotAllowed => {
             "call from an address of the tenant's, or ask the gateway's operator to allow this one"
+        }
+        ErrorCode::AuditUnavailable => {
+            "nothing was sent to DCAMS; wait as long as Retry-After says, then try again"
         }
         ErrorCode::BadRequest => "send one unambiguous request",
         ErrorCode::CustomerMismatch => "use a token that was issued for this customer",

@@ -218,14 +218,14 @@ impl Rotator {
             self.observers
                 .metrics
                 .credential_changed(account, change.to);
-            self.observers.record(Deed::CredentialChanged {
+            drop(self.observers.record(Deed::CredentialChanged {
                 account: account.as_str(),
                 credential: change.id.as_str(),
                 generation: change.generation,
                 from: change.from.map(State::as_str),
                 to: change.to.as_str(),
                 reason: change.reason.as_str(),
-            });
+            }));
         }
     }
 

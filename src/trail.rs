@@ -18,15 +18,16 @@ use tracing::Level;
 use crate::{
     address::Client,
     audit::{
-        AuditTrail,
-        event::{Act, Content, Decision, Deed, ImageNote, Outcome, Phase},
+        AuditTrail, AuditUnavailable, Filed,
+        event::{Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase},
+        line::Position,
     },
     auth::Caller,
     caching::CacheStatus,
     clock,
     customer::EmailCase,
-    error::{Blame, GatewayError},
-    ident::{CredentialId, Pseudonym, PseudonymKey, Purpose, RequestId, TenantId},
+    error::{Blame, ErrorCode, GatewayError},
+    ident::{CredentialId, PseudonymKey, Purpose, RequestId, TenantId},
     metrics::{Finished, Metrics},
     payload::Submission,
     quota::QuotaError,
@@ -38,29 +39,27 @@ use crate::{
 /// Where a request's end is reported to; shared by all requests.
 pub struct Observers {
     /// The audit trail.
-    pub audit: AuditTrail,
+    pub audit: Arc<AuditTrail>,
     /// The counters.
     pub metrics: Metrics,
-    /// What people are turned into pseudonyms with.
+    /// What people are turned into pseudonyms with, but in the audit trail.
     pub pseudonyms: PseudonymKey,
 }
 
 impl Observers {
-    /// Writes down what the gateway did by itself, or an operator with it; whether that is written. A
-    /// loss is counted and logged.
-    pub fn record(&self, deed: Deed<'_>) -> bool {
-        let act = Act {
+    /// Writes down what the gateway did by itself, or an operator with it.
+    pub fn record(&self, deed: Deed<'_>) -> Filed {
+        self.file(&Act {
             time: clock::now(),
             phase: Phase::Event,
             deed,
-        };
-        let filed = self.contain(|| self.audit.record(&act));
-        let lost = filed.is_none_or(|filed| filed.is_lost());
-        if lost {
-            self.metrics.audit_lost();
-            tracing::error!("audit event lost");
-        }
-        !lost
+        })
+    }
+
+    fn file(&self, event: &impl Event) -> Filed {
+        let filed = self.contain(|| self.audit.record(event));
+        // The trail itself counts what it loses, but not what it never got.
+        filed.unwrap_or_else(|| self.audit.lose())
     }
 
     /// Observing must not steer: whatever panics in here costs its own record, never the answer. An
@@ -82,7 +81,9 @@ pub struct Trail {
     client_request_id: Option<String>,
     client: Client,
     caller: Option<Arc<Caller>>,
-    content: Option<Content>,
+    content: Option<Arc<Content>>,
+    /// Whether the trail says that it goes upstream.
+    intended: bool,
     sent: Option<Sent>,
     cached: Option<CacheStatus>,
     customer_status: Option<CustomerStatus>,
@@ -132,6 +133,7 @@ impl Trail {
             client: Client::Unknown,
             caller: None,
             content: None,
+            intended: false,
             sent: None,
             cached: None,
             customer_status: None,
@@ -170,12 +172,11 @@ impl Trail {
     pub fn submitted(&mut self, submission: &Submission<'_>, case: EmailCase) {
         let Some(caller) = &self.caller else { return };
         let pseudonym = |purpose, value: &str| {
-            self.observers
-                .pseudonyms
-                .pseudonym(purpose, caller.tenant(), value.as_bytes())
+            let pseudonyms = self.observers.audit.pseudonyms();
+            pseudonyms.pseudonym(purpose, caller.tenant(), value.as_bytes())
         };
         let email = submission.email();
-        self.content = Some(Content {
+        self.content = Some(Arc::new(Content {
             service: submission.operation().name(),
             // One customer, one pseudonym, however the address was typed.
             customer: pseudonym(Purpose::Customer, &case.canonical(email)),
@@ -192,7 +193,46 @@ impl Trail {
                     bytes: image.bytes(),
                 })
                 .collect(),
+        }));
+    }
+
+    /// Writes down that it is about to go upstream, if that is not written yet.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where that is not on disk: it must not go.
+    pub async fn intend(&mut self, credential: &CredentialId) -> Result<(), AuditUnavailable> {
+        if self.intended {
+            return Ok(());
+        }
+        let Some(caller) = &self.caller else {
+            return Ok(());
+        };
+        let filed = self.observers.file(&Intent {
+            time: clock::now(),
+            phase: Phase::Intent,
+            request_id: self.id,
+            client_request_id: self.client_request_id.as_deref(),
+            tenant: caller.tenant().as_str(),
+            asker: Some(self.asker(caller)),
+            content: self.content.as_deref(),
+            credential: credential.as_str(),
+            cause: None,
         });
+        filed.durable().await?;
+        self.intended = true;
+        Ok(())
+    }
+
+    fn asker<'a>(&self, caller: &'a Caller) -> Asker<'a> {
+        let subject = caller.subject().map(|subject| {
+            let pseudonyms = self.observers.audit.pseudonyms();
+            pseudonyms.pseudonym(Purpose::Subject, caller.tenant(), subject.as_bytes())
+        });
+        Asker {
+            issuer: caller.issuer().as_str(),
+            subject,
+            client: self.client,
+        }
     }
 
     /// Notes that a request goes upstream now, this one or a question of our own before it.
@@ -247,9 +287,10 @@ impl Trail {
         let caller = self.caller.as_ref()?;
         Some(Errand {
             observers: Arc::clone(&self.observers),
-            id: self.id,
+            id: RequestId::mint(),
             tenant: caller.tenant().clone(),
-            customer: self.content.as_ref().map(|content| content.customer),
+            content: self.content.clone(),
+            intended: false,
             credential: None,
             attempts: 0,
             upstream_status: None,
@@ -258,18 +299,19 @@ impl Trail {
     }
 
     /// Ends the record: the customer's data was answered.
-    pub fn succeed(mut self, response: &Response<Segments>) {
-        self.end(&End {
+    pub fn succeed(mut self, response: &Response<Segments>) -> Ended {
+        let outcome = self.end(&End {
             outcome: "ok",
             code: "ok",
             error: None,
             http_status: Some(response.status().as_u16()),
             bytes_out: response.body().len(),
         });
+        self.ended(outcome)
     }
 
     /// Ends the record: an error was answered.
-    pub fn fail(mut self, error: &GatewayError, response: &Response<Segments>) {
+    pub fn fail(mut self, error: &GatewayError, response: &Response<Segments>) -> Ended {
         let code = error.code();
         if let GatewayError::Quota(QuotaError::Denied(denied)) = error
             && let Some(caller) = &self.caller
@@ -277,16 +319,28 @@ impl Trail {
             let metrics = &self.observers.metrics;
             metrics.quota_denied(caller.tenant(), denied.policy);
         }
-        self.end(&End {
+        let outcome = self.end(&End {
             outcome: code.blame().as_str(),
             code: code.as_str(),
             error: Some(error),
             http_status: Some(response.status().as_u16()),
             bytes_out: response.body().len(),
         });
+        // That nothing can be recorded is answered without waiting for the record of it.
+        let waits = code != ErrorCode::AuditUnavailable;
+        self.ended(outcome.filter(|_| waits))
     }
 
-    fn end(&mut self, end: &End<'_>) {
+    fn ended(&self, outcome: Option<Filed>) -> Ended {
+        Ended {
+            observers: Arc::clone(&self.observers),
+            id: self.id,
+            outcome,
+            sent: self.sent.is_some(),
+        }
+    }
+
+    fn end(&mut self, end: &End<'_>) -> Option<Filed> {
         self.ended = true;
         let now = clock::instant();
         let total = now.duration_since(self.began);
@@ -307,7 +361,7 @@ impl Trail {
             metrics.status_told(caller.tenant(), cached.word());
         }
         self.observers.contain(|| self.log(end, gateway, upstream));
-        self.observers.contain(|| self.audit(end, total));
+        self.observers.contain(|| self.audit(end, total)).flatten()
     }
 
     fn log(&self, end: &End<'_>, gateway: Duration, upstream: Option<Duration>) {
@@ -344,52 +398,81 @@ impl Trail {
 
     /// Only a request that passed authentication leaves an outcome: before that there is no tenant
     /// in whose name anything could have been done.
-    fn audit(&self, end: &End<'_>, total: Duration) {
-        let Some(caller) = &self.caller else { return };
+    fn audit(&self, end: &End<'_>, total: Duration) -> Option<Filed> {
+        let caller = self.caller.as_ref()?;
         let sent = self.sent.as_ref();
-        let subject = caller.subject().map(|subject| {
-            let pseudonyms = &self.observers.pseudonyms;
-            pseudonyms.pseudonym(Purpose::Subject, caller.tenant(), subject.as_bytes())
-        });
-        let event = Outcome {
-            time: clock::now(),
-            phase: Phase::Outcome,
-            request_id: self.id,
-            client_request_id: self.client_request_id.as_deref(),
-            tenant: caller.tenant().as_str(),
-            issuer: caller.issuer().as_str(),
-            subject,
-            client: self.client,
-            content: self.content.as_ref(),
-            decision: match (sent, end.error) {
-                (Some(_), _) => Decision::Forward,
-                (None, None) if end.http_status.is_some() => Decision::Answer,
-                (None, _) if self.cached.is_some_and(|cached| cached.is_kept()) => Decision::Answer,
-                (None, _) => Decision::Refuse,
-            },
-            cache: self.cached.as_ref().map(CacheStatus::word),
-            code: end.code,
-            reason: end
-                .error
-                .map(GatewayError::reason)
-                .or(self.rescued)
-                .filter(|reason| *reason != end.code),
-            credential: sent.map(|sent| sent.credential.as_str()),
-            attempts: sent.map_or(0, |sent| sent.attempts),
-            http_status: end.http_status,
-            upstream_status: sent.and_then(|sent| sent.status),
-            customer_status: self.customer_status.map(CustomerStatus::as_str),
-            bytes_in: self.bytes_in,
-            bytes_out: end.bytes_out,
-            ms: milliseconds(total),
+        Some(
+            self.observers.file(&Outcome {
+                time: clock::now(),
+                phase: Phase::Outcome,
+                request_id: self.id,
+                client_request_id: self.client_request_id.as_deref(),
+                tenant: caller.tenant().as_str(),
+                asker: self.asker(caller),
+                content: self.content.as_deref(),
+                decision: match (sent, end.error) {
+                    (Some(_), _) => Decision::Forward,
+                    (None, None) if end.http_status.is_some() => Decision::Answer,
+                    (None, _) if self.cached.is_some_and(|cached| cached.is_kept()) => {
+                        Decision::Answer
+                    }
+                    (None, _) => Decision::Refuse,
+                },
+                cache: self.cached.as_ref().map(CacheStatus::word),
+                code: end.code,
+                reason: end
+                    .error
+                    .map(GatewayError::reason)
+                    .or(self.rescued)
+                    .filter(|reason| *reason != end.code),
+                credential: sent.map(|sent| sent.credential.as_str()),
+                attempts: sent.map_or(0, |sent| sent.attempts),
+                http_status: end.http_status,
+                upstream_status: sent.and_then(|sent| sent.status),
+                customer_status: self.customer_status.map(CustomerStatus::as_str),
+                bytes_in: self.bytes_in,
+                bytes_out: end.bytes_out,
+                ms: milliseconds(total),
+            }),
+        )
+    }
+}
+
+/// A record that is ended, and on its way to the disk.
+#[must_use = "the answer waits for it"]
+pub struct Ended {
+    observers: Arc<Observers>,
+    id: RequestId,
+    /// None where nobody waits: before authentication, or where nothing can be recorded.
+    outcome: Option<Filed>,
+    sent: bool,
+}
+
+impl Ended {
+    /// Waits until the outcome is on disk, and says where, if it has a place.
+    ///
+    /// # Errors
+    /// What is to be answered instead, where that does not happen in time.
+    pub async fn on_disk(self) -> Result<Option<Position>, GatewayError> {
+        let Some(outcome) = self.outcome else {
+            return Ok(None);
         };
-        let filed = self
-            .observers
-            .contain(|| self.observers.audit.record(&event));
-        if filed.is_none_or(|filed| filed.is_lost()) {
-            self.observers.metrics.audit_lost();
-            tracing::error!(request.id = %self.id, "audit event lost");
-        }
+        let why = match outcome.durable().await {
+            Ok(position) => return Ok(position),
+            Err(why) => why,
+        };
+        let error = if self.sent {
+            GatewayError::Withheld(why)
+        } else {
+            GatewayError::Audit(why)
+        };
+        self.observers.metrics.answer_withheld();
+        tracing::error!(request.id = %self.id, error = %why, "an answer was withheld");
+        drop(self.observers.record(Deed::AnswerWithheld {
+            request_id: self.id,
+            http_status: error.code().status(),
+        }));
+        Err(error)
     }
 }
 
@@ -409,13 +492,13 @@ impl Drop for Trail {
         } else {
             ("client_gone", "client_gone", None)
         };
-        self.end(&End {
+        drop(self.end(&End {
             outcome,
             code,
             error: None,
             http_status,
             bytes_out: 0,
-        });
+        }));
     }
 }
 
@@ -423,10 +506,11 @@ impl Drop for Trail {
 /// Written once, also where its future is dropped.
 pub struct Errand {
     observers: Arc<Observers>,
-    /// The request's that caused it.
+    /// Its own: a request that is answered already has nothing to do with how it ends.
     id: RequestId,
     tenant: TenantId,
-    customer: Option<Pseudonym>,
+    content: Option<Arc<Content>>,
+    intended: bool,
     credential: Option<CredentialId>,
     attempts: u8,
     upstream_status: Option<u16>,
@@ -434,9 +518,33 @@ pub struct Errand {
 }
 
 impl Errand {
-    /// The id of the request that caused it.
+    /// Its id.
     pub const fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// As [`Trail::intend`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn intend(&mut self, credential: &CredentialId) -> Result<(), AuditUnavailable> {
+        if self.intended {
+            return Ok(());
+        }
+        let filed = self.observers.file(&Intent {
+            time: clock::now(),
+            phase: Phase::Intent,
+            request_id: self.id,
+            client_request_id: None,
+            tenant: self.tenant.as_str(),
+            asker: None,
+            content: self.content.as_deref(),
+            credential: credential.as_str(),
+            cause: Some("refresh"),
+        });
+        filed.durable().await?;
+        self.intended = true;
+        Ok(())
     }
 
     /// Notes that it goes upstream now.
@@ -463,14 +571,15 @@ impl Errand {
         self.observers
             .metrics
             .status_refreshed(&self.tenant, result);
-        self.observers.record(Deed::StatusRefreshed {
+        drop(self.observers.record(Deed::StatusRefreshed {
+            request_id: self.id,
             tenant: self.tenant.as_str(),
-            customer: self.customer,
+            customer: self.content.as_ref().map(|content| content.customer),
             credential: self.credential.as_ref().map(CredentialId::as_str),
             attempts: self.attempts,
             upstream_status: self.upstream_status,
             result,
-        });
+        }));
     }
 }
 

@@ -16,7 +16,10 @@ use super::{
     api::{Answer, BoxError, Refusal, not_allowed, read},
 };
 use crate::{
-    audit::event::{Deed, Forgetting},
+    audit::{
+        Filed,
+        event::{Deed, Forgetting},
+    },
     customer::{
         EmailCase, Outcome,
         import::{Action, Importer},
@@ -163,7 +166,7 @@ async fn purge(admin: &Admin, request: &PurgeRequest) -> Result<Value, ForgetErr
     let (tenant, home) = find(admin, &request.tenant)?;
     let email = request.email.as_deref().map(address).transpose()?;
     let customer = email.map(|email| pseudonym(admin, tenant, home, email));
-    let act = Act::begin(&admin.observers, "cache_purge", tenant, customer)?;
+    let act = Act::begin(&admin.observers, "cache_purge", tenant, customer).await?;
     let (cache, document) = match email {
         None => {
             let told = admin.statuses.forget_tenant(tenant).await;
@@ -187,7 +190,7 @@ async fn forget(admin: &Admin, request: &ForgetRequest) -> Result<Value, ForgetE
     let (tenant, home) = find(admin, &request.tenant)?;
     let email = address(&request.email)?;
     let customer = pseudonym(admin, tenant, home, email);
-    let act = Act::begin(&admin.observers, "customer_forget", tenant, Some(customer))?;
+    let act = Act::begin(&admin.observers, "customer_forget", tenant, Some(customer)).await?;
     // The ledger first: a status is kept of what is the tenant's alone, so that none comes after.
     let ownership = disown(admin.importers.get(tenant), email).await;
     let removed = Removed {
@@ -249,7 +252,7 @@ fn address(email: &str) -> Result<&str, ForgetError> {
 /// The customer as outcome events have it.
 fn pseudonym(admin: &Admin, tenant: &TenantId, home: &Home, email: &str) -> Pseudonym {
     let email = home.email_case.canonical(email);
-    let pseudonyms = &admin.observers.pseudonyms;
+    let pseudonyms = admin.observers.audit.pseudonyms();
     pseudonyms.pseudonym(Purpose::Customer, tenant, email.as_bytes())
 }
 
@@ -263,7 +266,7 @@ struct Act<'a> {
 }
 
 impl<'a> Act<'a> {
-    fn begin(
+    async fn begin(
         observers: &'a Observers,
         action: &'static str,
         tenant: &'a TenantId,
@@ -275,15 +278,15 @@ impl<'a> Act<'a> {
             tenant,
             customer,
         };
-        let written = act.record(None, None, "begun");
-        written.then_some(act).ok_or(ForgetError::Audit)
+        let begun = act.record(None, None, "begun").durable().await;
+        begun.map(|_| act).map_err(|_| ForgetError::Audit)
     }
 
     /// Says whether all of it was done.
     fn end(self, cache: Option<&'static str>, ownership: Option<&'static str>) -> bool {
         let whole = cache != Some(UNTOLD) && ownership != Some(UNKNOWN);
         let result = if whole { "done" } else { "incomplete" };
-        self.record(cache, ownership, result);
+        drop(self.record(cache, ownership, result));
         let (action, tenant) = (self.action, self.tenant);
         tracing::info!(
             tenant.id = %tenant, action, cache, ownership, result,
@@ -297,7 +300,7 @@ impl<'a> Act<'a> {
         cache: Option<&'static str>,
         ownership: Option<&'static str>,
         result: &'static str,
-    ) -> bool {
+    ) -> Filed {
         self.observers.record(Deed::Admin {
             action: self.action,
             tenant: Some(self.tenant.as_str()),

@@ -296,13 +296,13 @@ fn note<'a>(
     let mut tenants = tenants.map(|tenant| Some(tenant.as_str())).peekable();
     let all = tenants.peek().is_none().then_some(None);
     for tenant in all.into_iter().chain(tenants) {
-        observers.record(Deed::Admin {
+        drop(observers.record(Deed::Admin {
             action,
             tenant,
             month,
             grant: None,
             forgetting: None,
-        });
+        }));
     }
 }
 
@@ -328,9 +328,8 @@ async fn watched(
             forgetting: None,
         })
     };
-    if !act("begun") {
-        return Err(UsageError::Audit);
-    }
+    let begun = act("begun").durable().await;
+    begun.map_err(|_| UsageError::Audit)?;
     let granted = granting.await;
     let result = match granted {
         Ok(true) => "granted",
@@ -338,7 +337,7 @@ async fn watched(
         Err(GrantError::Unknown) => "unknown",
         Err(_) => "refused",
     };
-    act(result);
+    drop(act(result));
     tracing::info!(
         tenant.id = tenant,
         policy,

@@ -249,11 +249,11 @@ impl Reloader {
         self.lasting.reloads.note(&reloaded);
         let observers = &self.lasting.observers;
         observers.metrics.reloaded(result, clock::now());
-        observers.record(Deed::ConfigReloaded {
+        drop(observers.record(Deed::ConfigReloaded {
             result,
             cause,
             mistakes: mistakes.len(),
-        });
+        }));
         reloaded
     }
 }

@@ -34,7 +34,24 @@ pub struct Act<'a> {
     pub deed: Deed<'a>,
 }
 
-impl Event for Act<'_> {}
+impl Event for Act<'_> {
+    fn mark(&self) -> Mark {
+        match self.deed {
+            Deed::StatusRefreshed { request_id, .. } => Mark::Closes(request_id),
+            Deed::Admin { .. }
+            | Deed::AnswerWithheld { .. }
+            | Deed::ConfigReloaded { .. }
+            | Deed::CredentialChanged { .. }
+            | Deed::QuotaWarning { .. } => Mark::None,
+        }
+    }
+}
+
+impl Event for Intent<'_> {
+    fn mark(&self) -> Mark {
+        Mark::Opens(self.request_id)
+    }
+}
 
 impl Event for Outcome<'_> {
     fn mark(&self) -> Mark {
@@ -63,6 +80,14 @@ pub enum Deed<'a> {
         #[serde(flatten)]
         forgetting: Option<Forgetting>,
     },
+    /// An outcome did not get onto the disk in time, so that its answer was not given.
+    AnswerWithheld {
+        /// The request's id.
+        #[serde(serialize_with = "as_text")]
+        request_id: RequestId,
+        /// What the client was answered instead.
+        http_status: u16,
+    },
     /// The configuration was read again.
     ConfigReloaded {
         /// `ok`, or why it stays as it was: `refused`.
@@ -90,6 +115,9 @@ pub enum Deed<'a> {
     },
     /// A customer's status was asked for anew before a client did.
     StatusRefreshed {
+        /// Its own id, as in its intent.
+        #[serde(serialize_with = "as_text")]
+        request_id: RequestId,
         /// The tenant in whose name.
         tenant: &'a str,
         /// The customer, as a pseudonym.
@@ -154,6 +182,51 @@ pub struct Forgetting {
     pub result: &'static str,
 }
 
+/// What is about to go upstream, in a tenant's name: on disk before its first byte leaves.
+#[derive(Debug, Serialize)]
+pub struct Intent<'a> {
+    /// When it was about to.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// Always `intent`.
+    pub phase: Phase,
+    /// The gateway's id of the request; what closes it has the same.
+    #[serde(serialize_with = "as_text")]
+    pub request_id: RequestId,
+    /// The client's own id of it, where it sent a plain one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_request_id: Option<&'a str>,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// Who asks; nobody where the gateway does by itself.
+    #[serde(flatten)]
+    pub asker: Option<Asker<'a>>,
+    /// What is asked for.
+    #[serde(flatten)]
+    pub content: Option<&'a Content>,
+    /// The credential that it is sent with first.
+    pub credential: &'a str,
+    /// Why, where no client asks: `refresh`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
+}
+
+/// Who asks for something to be sent.
+#[derive(Debug, Serialize)]
+pub struct Asker<'a> {
+    /// The issuer whose token the request carried.
+    pub issuer: &'a str,
+    /// The token's subject, as a pseudonym.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_text_option"
+    )]
+    pub subject: Option<Pseudonym>,
+    /// Where it came from: a network, never an address.
+    #[serde(serialize_with = "as_text")]
+    pub client: Client,
+}
+
 /// How a request that passed authentication ended.
 #[derive(Debug, Serialize)]
 pub struct Outcome<'a> {
@@ -170,17 +243,9 @@ pub struct Outcome<'a> {
     pub client_request_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
-    /// The issuer whose token it carried.
-    pub issuer: &'a str,
-    /// The token's subject, as a pseudonym.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "as_text_option"
-    )]
-    pub subject: Option<Pseudonym>,
-    /// Where it came from: a network, never an address.
-    #[serde(serialize_with = "as_text")]
-    pub client: Client,
+    /// Who asked.
+    #[serde(flatten)]
+    pub asker: Asker<'a>,
     /// What the body asked for, once that is known.
     #[serde(flatten)]
     pub content: Option<&'a Content>,
@@ -254,6 +319,8 @@ impl Event for Interrupted {
 pub enum Phase {
     /// The gateway's own act.
     Event,
+    /// A request is about to go upstream.
+    Intent,
     /// A request has ended.
     Outcome,
 }

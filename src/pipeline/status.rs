@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 
 use super::{Gateway, Job, Journey, Witness, did_nothing};
 use crate::{
+    audit::AuditUnavailable,
     caching::{Bypass, CacheError, CacheStatus, Course, Held, TenantCaching, Why, Wish},
     clock,
     error::GatewayError,
@@ -416,6 +417,10 @@ struct Behind {
 impl Witness for Behind {
     fn id(&self) -> RequestId {
         self.errand.id()
+    }
+
+    async fn intend(&mut self, credential: &CredentialId) -> Result<(), AuditUnavailable> {
+        self.errand.intend(credential).await
     }
 
     fn sending(&mut self, credential: &CredentialId, _operation: Operation) {

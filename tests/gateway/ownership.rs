@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    program::{Served, limit_files, limitable},
+    program::{NOT_RECORDED, Served, limit_files, limitable},
     support::{
         Answer, EMAIL, OTHER_USER, PASS, USER, World, answer, client, customer, load, lookup, mint,
         simulator, write_secrets,
@@ -537,7 +537,7 @@ async fn a_full_disk_is_503_and_sends_nothing_and_all_is_well_when_there_is_room
     let folder = tempfile::tempdir().unwrap();
     write_secrets(folder.path());
     let toml = toml("unowned = \"claim\"", "unowned = \"claim\"");
-    let program = Served::command(folder.path(), &simulator.url(), &toml, &[]);
+    let program = Served::command(folder.path(), &simulator.url(), &toml, &NOT_RECORDED);
     let served = Served::run(&mut limitable(&program)).await;
     let (one, two) = tokens(folder.path(), &simulator.url());
     let post = async |token: &str, name: &str| {

@@ -198,6 +198,7 @@ impl Served {
             ("DCAMS_GATEWAY__RELOAD__WATCH", "0s"),
             // As in `support::load`.
             ("DCAMS_GATEWAY__CACHE__ENABLED", "false"),
+            ("DCAMS_GATEWAY__AUDIT__STDOUT", "true"),
         ];
         let arguments = ["serve", "--config", &paths[0], &paths[1]];
         command(&arguments, &[&fixed, variables].concat())
@@ -228,6 +229,9 @@ impl Served {
         format!("http://{}{PATH}", self.gateway)
     }
 }
+
+/// For a gateway whose disk fails in a test of something else than the audit trail.
+pub const NOT_RECORDED: [(&str, &str); 1] = [("DCAMS_GATEWAY__AUDIT__DURABILITY", "best_effort")];
 
 /// The same, told that a file became too large by an error and not by a signal.
 pub fn limitable(program: &Command) -> Command {

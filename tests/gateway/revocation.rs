@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    program::{self, Served, limit_files, limitable},
+    program::{self, NOT_RECORDED, Served, limit_files, limitable},
     support::{
         Answer, ISSUER_KEY, PASS, USER, World, answer, client, load, lookup, mint, simulator,
         write_secrets,
@@ -463,7 +463,7 @@ async fn a_revocation_that_the_disk_does_not_take_is_in_force_and_not_acknowledg
     let simulator = simulator(Login::new(USER, PASS), stop).await;
     let folder = TempDir::new().unwrap();
     write_secrets(folder.path());
-    let program = Served::command(folder.path(), &simulator.url(), "", &[]);
+    let program = Served::command(folder.path(), &simulator.url(), "", &NOT_RECORDED);
     let served = Served::run(&mut limitable(&program)).await;
     let leaked = token(None, json!({"jti": "leaked"}));
     let ask = async || {

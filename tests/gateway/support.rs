@@ -124,7 +124,7 @@ impl Lines {
         String::from_utf8(self.written.borrow().clone()).unwrap()
     }
 
-    /// The lines, but for the gateway's own acts.
+    /// The ends of requests; of a log, its lines.
     pub fn events(&self) -> Vec<Value> {
         outcomes(&self.text())
     }
@@ -145,12 +145,13 @@ impl Lines {
         self.acts(kind)
     }
 
-    /// All lines but the gateway's own acts, once there are this many.
+    /// The ends of requests, or a log's lines, once there are this many.
     pub async fn until(&self, count: usize) -> Vec<Value> {
         let enough = |written: &Vec<u8>| {
             let text = std::str::from_utf8(written).unwrap_or_default();
-            let acts = text.matches("\"phase\":\"event\"").count();
-            text.matches('\n').count() >= count + acts
+            let others = |phase| text.matches(&format!("\"phase\":\"{phase}\"")).count();
+            let others: usize = OTHER_PHASES.into_iter().map(others).sum();
+            text.matches('\n').count() >= count + others
         };
         let mut watched = self.written.subscribe();
         let waiting = watched.wait_for(enough);
@@ -165,7 +166,7 @@ impl Lines {
 /// The ends of requests among the lines of an audit trail.
 pub fn outcomes(trail: &str) -> Vec<Value> {
     let lines = parse(trail.as_bytes()).into_iter();
-    lines.filter(|line| !is_act(line)).collect()
+    lines.filter(|line| !is_other(line)).collect()
 }
 
 fn parse(written: &[u8]) -> Vec<Value> {
@@ -181,8 +182,11 @@ fn acts(kind: &str, written: &[u8]) -> Vec<Value> {
     lines.filter(|line| line["event"] == kind).collect()
 }
 
-fn is_act(event: &Value) -> bool {
-    event["phase"] == "event"
+/// What stands in a trail besides the ends of requests.
+const OTHER_PHASES: [&str; 3] = ["event", "intent", "rejected"];
+
+fn is_other(event: &Value) -> bool {
+    OTHER_PHASES.iter().any(|phase| event["phase"] == *phase)
 }
 
 /// An answer, read whole.
@@ -458,6 +462,8 @@ pub fn load(folder: &Path, url: &str, variables: &[(&str, &str)]) -> Config {
         ("UPSTREAM__URL", url),
         ("RELOAD__WATCH", "0s"),
         ("CACHE__ENABLED", "false"),
+        // What tests read of the trail; the files are beside the configuration.
+        ("AUDIT__STDOUT", "true"),
     ];
     let variables = [&usual, variables]
         .concat()

@@ -272,12 +272,54 @@ const SECTIONS: &[Case] = &[
     ("[state]", "[state]\nbackend = \"sqlite\"", "state.backend"),
     ("[state]", "[state]\npath = \"\"", "state.path"),
     ("[state]", "[state]\nredis = {}", "state.redis"),
-    ("[audit]", "[audit]\npath = \"audit\"", "audit.path"),
+    ("[audit]", "[audit]\npath = \"\"", "audit.path"),
+    ("[audit]", "[audit]\npath = 1", "audit.path"),
+    ("[audit]", "[audit]\nnode = \"gw 1\"", "audit.node"),
+    ("[audit]", "[audit]\nnode = \"\"", "audit.node"),
     (
         "[audit]",
-        "[audit]\ndurability = \"required\"",
+        "[audit]\ndurability = \"maybe\"",
         "audit.durability",
     ),
+    (
+        "[audit]",
+        "[audit]\nsync_interval = \"2s\"",
+        "audit.sync_interval",
+    ),
+    (
+        "[audit]",
+        "[audit]\nwrite_timeout = \"0s\"",
+        "audit.write_timeout",
+    ),
+    (
+        "[audit]",
+        "[audit]\ncheckpoint_events = 0",
+        "audit.checkpoint_events",
+    ),
+    (
+        "[audit]",
+        "[audit]\ncheckpoint_every = \"1ms\"",
+        "audit.checkpoint_every",
+    ),
+    (
+        "[audit]",
+        "[audit]\nrotate_size = \"1KiB\"",
+        "audit.rotate_size",
+    ),
+    (
+        "[audit]",
+        "[audit]\nrotate_every = \"1s\"",
+        "audit.rotate_every",
+    ),
+    ("[audit]", "[audit]\nkeep = \"-1d\"", "audit.keep"),
+    ("[audit]", "[audit]\nkeep_files = -1", "audit.keep_files"),
+    ("[audit]", "[audit]\nstdout = \"yes\"", "audit.stdout"),
+    (
+        "[audit]",
+        "[audit]\nold_keys = \"canary-literal\"",
+        "audit.old_keys",
+    ),
+    ("[audit]", "[audit]\nrotate = true", "audit.rotate"),
 ];
 
 const SECRETS: &[Case] = &[
@@ -359,6 +401,11 @@ const SECRETS: &[Case] = &[
         "{ file = \"audit-key\" }",
         "{ file = \"state-key\" }",
         "audit.key",
+    ),
+    (
+        "key = { file = \"audit-key\" }",
+        "key = { file = \"audit-key\" }\nold_keys = [{ file = \"long-key\" }]",
+        "audit.old_keys",
     ),
     (
         "{ file = \"pass\" }",
