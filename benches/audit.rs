@@ -1,7 +1,7 @@
 //! What the audit trail takes: events a second through the writer, with everyone waiting for the disk, in
 //! memory (a tmpfs) and on a disk; and how long one that waits alone waits.
 //!
-//! `cargo bench --bench audit`; AUDIT_DISK names a folder on the disk to measure, /dev/shm is the tmpfs.
+//! `cargo bench --bench audit`; `AUDIT_DISK` names a folder on the disk to measure, /dev/shm is the tmpfs.
 
 #![expect(
     clippy::as_conversions,

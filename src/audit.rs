@@ -14,10 +14,12 @@ mod keeper;
 pub mod key;
 pub mod line;
 pub mod note;
+pub mod proof;
 mod queue;
 mod recovery;
 pub mod search;
 pub mod tree;
+pub mod verify;
 mod writer;
 
 use std::{

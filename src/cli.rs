@@ -59,7 +59,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Read the audit trail: the last events, or all of one person
+    /// Read the audit trail, verify it, or prove what is in it
     Audit(audit::AuditArgs),
     /// Have the gateway that runs keep statuses no more, of a tenant or of one customer
     Cache(cache::CacheArgs),
@@ -105,6 +105,9 @@ struct SimulatorArgs {
 /// Why a command failed; the text is what the user reads.
 #[derive(Debug, Error)]
 pub enum CommandError {
+    /// The audit trail is not whole, or a proof proves nothing.
+    #[error("{0}")]
+    Audit(String),
     /// The configuration has mistakes.
     #[error("{0}")]
     Config(#[from] Mistakes),

@@ -20,7 +20,7 @@ pub mod mistake;
 pub mod origin;
 mod quota;
 mod revocations;
-mod secret;
+pub(crate) mod secret;
 mod sections;
 pub mod sources;
 mod state;

@@ -121,6 +121,13 @@ impl<'a> Line<'a> {
     pub fn has(&self, member: &str) -> bool {
         memchr::memmem::find(self.members, member.as_bytes()).is_some()
     }
+
+    /// The text behind a member's name (given as `"name":"`), where it is a text without escapes.
+    pub fn text(&self, member: &str) -> Option<&'a str> {
+        let at = memchr::memmem::find(self.members, member.as_bytes())?;
+        let rest = self.members.get(at + member.len()..)?;
+        str::from_utf8(rest.get(..memchr::memchr(b'"', rest)?)?).ok()
+    }
 }
 
 /// What stands before a member of 64 digits at the end, and the digits.
@@ -157,6 +164,8 @@ mod tests {
         );
         assert!(line.is_by(&key) && !line.is_by(&other) && line.leaf() == leaf);
         assert!(line.has(r#""phase":"outcome""#) && !line.has("gw-1"));
+        assert_eq!(line.text("\"code\":\""), Some("ok"));
+        assert_eq!(line.text("\"seq\":\""), None);
         for index in 0..whole.len() {
             let mut bytes = whole.as_bytes().to_vec();
             bytes[index] ^= 1;

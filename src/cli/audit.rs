@@ -1,21 +1,29 @@
-//! `audit tail|find`: what stands in the audit files, for people.
+//! `audit …`: what stands in the audit trail's files, for people, and what can be known from them.
 //!
-//! Invariant: a command only reads, so that it can be run beside a gateway that writes.
+//! Invariant: nothing in here writes to the folder of a chain, so that all of it may be done while the
+//! gateway runs.
 
 mod find;
+mod proof;
 mod show;
 mod tail;
+mod verify;
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
-use zeroize::Zeroizing;
 
 use super::CommandError;
 use crate::{
-    audit::key::AuditKey,
-    files::{self, Content, MAX_SECRET},
+    audit::{
+        key::{AuditKey, AuditKeys},
+        note::PublicKey,
+    },
+    config::{Config, secret},
+    files,
 };
 
 #[derive(Debug, Args)]
@@ -26,33 +34,29 @@ pub(super) struct AuditArgs {
 
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
+    /// Check a proof that `prove` wrote, with the public key alone
+    CheckProof(proof::CheckArgs),
     /// Print all events of one person, or of one request
     Find(find::FindArgs),
+    /// Write a proof that the events of a request are in the trail, for who has the public key
+    Prove(proof::ProveArgs),
+    /// Print the public key with which anyone checks checkpoints and proofs
+    PublicKey(proof::PublicKeyArgs),
     /// Print the last events, and go on with those to come
     Tail(tail::TailArgs),
+    /// Verify that everything in the trail is as it was written, and that nothing is missing
+    Verify(verify::VerifyArgs),
 }
 
 pub(super) async fn run(args: AuditArgs) -> Result<(), CommandError> {
     match args.command {
+        AuditCommand::CheckProof(args) => proof::check(&args),
         AuditCommand::Find(args) => find::run(&args),
+        AuditCommand::Prove(args) => proof::prove(&args),
+        AuditCommand::PublicKey(args) => proof::public_key(&args),
         AuditCommand::Tail(args) => tail::run(args).await,
+        AuditCommand::Verify(args) => verify::run(&args),
     }
-}
-
-/// Reads a key as `audit.key` names it: 32 bytes in base64.
-fn key_of_file(path: &Path) -> Result<AuditKey, CommandError> {
-    let content = files::read(path, MAX_SECRET).and_then(Content::without_line_break);
-    let content = content
-        .map_err(|error| CommandError::Usage(format!("--key {} {error}", path.display())))?;
-    let mut decoded = Zeroizing::new([0; 33]);
-    let length = STANDARD.decode_slice(&content.bytes, decoded.as_mut_slice());
-    let secret = decoded.first_chunk().filter(|_| length == Ok(32));
-    secret.map(AuditKey::derive).ok_or_else(|| {
-        let path = path.display();
-        CommandError::Usage(format!(
-            "--key {path} is not the base64 of exactly 32 bytes"
-        ))
-    })
 }
 
 /// What was written, where whoever read it has enough: a pager that was left, or `head`.
@@ -61,4 +65,90 @@ fn unless_closed(written: io::Result<()>) -> Result<(), CommandError> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(CommandError::io("cannot go on")),
     }
+}
+
+/// Where a chain is.
+#[derive(Debug, Args)]
+struct Source {
+    /// Files and folders of one chain (before --config, or behind `--`); without, audit.path
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// A TOML file, or a folder of them
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    config: Vec<PathBuf>,
+}
+
+impl Source {
+    fn config(&self) -> Result<Option<Config>, CommandError> {
+        if self.config.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Config::load_with_env(&self.config)?))
+    }
+
+    fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>, CommandError> {
+        match config {
+            _ if !self.paths.is_empty() => Ok(self.paths.clone()),
+            Some(config) => Ok(vec![config.audit.folder.clone()]),
+            None => Err(CommandError::Usage(
+                "say where the trail is: files, a folder, or --config".to_owned(),
+            )),
+        }
+    }
+}
+
+/// No key, head, proof or checkpoint is larger.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+fn read(path: &Path) -> Result<String, CommandError> {
+    let refuse = |why: String| CommandError::Usage(format!("{}: {why}", path.display()));
+    let content = files::read(path, LARGEST).map_err(|error| refuse(error.to_string()))?;
+    String::from_utf8(content.bytes.to_vec()).map_err(|_| refuse("is not text".to_owned()))
+}
+
+/// A key as the file of `audit.key` holds it.
+fn key_of_file(path: &Path) -> Result<AuditKey, CommandError> {
+    let refuse = |why: String| CommandError::Usage(format!("--key {} {why}", path.display()));
+    let content = files::read(path, files::MAX_SECRET)
+        .and_then(files::Content::without_line_break)
+        .map_err(|error| refuse(error.to_string()))?;
+    let key = secret::decode(&content.bytes)
+        .ok_or_else(|| refuse("is not the base64 of exactly 32 bytes".to_owned()))?;
+    Ok(AuditKey::derive(&key))
+}
+
+/// The keys in these files: the last is the one in use.
+fn mac_keys(paths: &[PathBuf]) -> Result<Option<AuditKeys>, CommandError> {
+    let mut keys = Vec::new();
+    for path in paths {
+        keys.push(key_of_file(path)?.into());
+    }
+    let current = keys.pop();
+    Ok(current.map(|current| AuditKeys { current, old: keys }))
+}
+
+/// A public key as text, or in a file of one key a line.
+fn public_keys(given: &[String]) -> Result<Vec<PublicKey>, CommandError> {
+    let mut keys = Vec::new();
+    for given in given {
+        if let Ok(key) = given.parse() {
+            keys.push(key);
+            continue;
+        }
+        let text = read(Path::new(given)).map_err(|error| {
+            CommandError::Usage(format!(
+                "{error}; --public-key takes a key or a file with one"
+            ))
+        })?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let key = line.parse::<PublicKey>();
+            keys.push(key.map_err(|error| CommandError::Usage(format!("{given}: {error}")))?);
+        }
+    }
+    let node = keys.first().map(PublicKey::node);
+    if keys.iter().any(|key| Some(key.node()) != node) {
+        let why = "the public keys are of several nodes; each has a chain of its own";
+        return Err(CommandError::Usage(why.to_owned()));
+    }
+    Ok(keys)
 }

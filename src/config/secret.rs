@@ -113,19 +113,24 @@ pub(super) fn key_of(
 ) -> Option<Zeroizing<[u8; 32]>> {
     let mend = "make one with: openssl rand -base64 32";
     let secret = bytes(field)?;
-    let mut decoded = Zeroizing::new([0; 33]);
-    let length = STANDARD.decode_slice(secret.bytes(), decoded.as_mut_slice());
-    let Some((bytes, _)) = decoded
-        .split_first_chunk::<32>()
-        .filter(|_| length == Ok(32))
-    else {
+    let Some(secret) = decode(secret.bytes()) else {
         section.mistake(key, "is not the base64 of exactly 32 bytes", mend);
         return None;
     };
-    if bytes.iter().all(|byte| Some(byte) == bytes.first()) {
+    if secret.iter().all(|byte| Some(byte) == secret.first()) {
         section.mistake(key, "is the same byte 32 times", mend);
         return None;
     }
+    Some(secret)
+}
+
+/// The 32 bytes whose base64 this is.
+pub(crate) fn decode(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let mut decoded = Zeroizing::new([0; 33]);
+    let length = STANDARD.decode_slice(text, decoded.as_mut_slice());
+    let (bytes, _) = decoded
+        .split_first_chunk::<32>()
+        .filter(|_| length == Ok(32))?;
     let mut secret = Zeroizing::new([0; 32]);
     secret.copy_from_slice(bytes);
     Some(secret)

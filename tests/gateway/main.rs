@@ -45,6 +45,7 @@ mod rotation;
 mod slow;
 mod standin;
 mod support;
+mod tampering;
 mod tokens;
 mod upstream;
 mod usage;

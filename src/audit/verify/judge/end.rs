@@ -1,0 +1,159 @@
+//! What can be judged at the end of a file, or of all of them: what is missing for good, and what a head says.
+
+use super::{About, Judge, Kind, Place, Trust};
+
+/// What is passed over, and what hangs over the end of a file.
+impl Judge<'_> {
+    /// Whether bytes up to here are said not to count.
+    pub(super) fn is_cut(&self, end: u64) -> bool {
+        let cut = self.cuts.get(&self.at.number);
+        cut.is_some_and(|from| end > *from)
+    }
+
+    pub(super) fn pass_over(&mut self, bytes: u64) {
+        let place = self.at.clone();
+        let first = self.passed_over.entry(place.number).or_insert(place);
+        let place = first.to_string();
+        self.draft.note(About::SetAside, bytes, || {
+            format!("bytes at the end of a file do not count, as the chain says: from {place}")
+        });
+    }
+
+    /// Half a line was at the end of what was read: is that the end of everything?
+    pub(super) fn settle_torn(&mut self, at_the_end: bool) {
+        let Some((place, bytes)) = self.file.torn.take() else {
+            return;
+        };
+        if at_the_end && !self.file.compressed {
+            return self.draft.note(About::HalfLine, bytes, || {
+                format!(
+                    "bytes of half a line end the last file, at {place}: it is being written, or the process \
+                     was killed and the next start sets it aside"
+                )
+            });
+        }
+        let what = "half a line, and nothing in the chain says why";
+        self.draft.find(Kind::Unexplained, place, what);
+        self.doubtful += 1;
+        self.tree = None;
+    }
+
+    /// Which holes are those of files that were removed, and which are damage.
+    pub(super) fn settle_holes(&mut self) {
+        for mut hole in std::mem::take(&mut self.holes) {
+            if let (Some(removed), Some((_, last))) = (&self.removed, hole.files)
+                && last <= removed.through_file
+            {
+                let (file, seq) = (removed.through_file, removed.through_seq);
+                let count = seq.min(hole.to) + 1 - hole.from.min(seq + 1);
+                self.draft.note(About::Removed, count, || {
+                    format!("events were removed with their files, up to file {file} and seq {seq}, as the chain says")
+                });
+                hole.from = hole.from.max(seq + 1);
+                hole.files = None;
+            }
+            if hole.to < hole.from + hole.doubtful {
+                continue;
+            }
+            let lines = match hole.to - hole.from {
+                0 => format!("line {} of the chain is missing", hole.from),
+                _ => format!(
+                    "lines {} to {} of the chain are missing",
+                    hole.from, hole.to
+                ),
+            };
+            let but = match hole.doubtful {
+                0 => String::new(),
+                bad => format!(", up to bad lines that stand there ({bad})"),
+            };
+            let (kind, what) = match hole.files {
+                Some((first, last)) if first == last => (
+                    Kind::MissingFiles,
+                    format!("file {first} is missing, and {lines}{but}"),
+                ),
+                Some((first, last)) => (
+                    Kind::MissingFiles,
+                    format!("files {first} to {last} are missing, and {lines}{but}"),
+                ),
+                None => (Kind::Missing, format!("{lines}{but}")),
+            };
+            hole.place.seq = Some(hole.from);
+            self.draft.find(kind, hole.place, what);
+        }
+    }
+
+    /// What the published head says of the whole.
+    pub(super) fn settle_head(&mut self) {
+        let Some(head) = self.head else {
+            return self.draft.note(About::Head, 1, || {
+                "no published head was given (--head), so nothing shows whether the newest lines, or the newest \
+                 files, were cut off whole"
+                    .to_owned()
+            });
+        };
+        let end = self.last.as_ref().map_or(0, |last| last.seq);
+        let place = Place {
+            seq: Some(head.size),
+            ..self.at.clone()
+        };
+        if self
+            .node
+            .as_deref()
+            .is_some_and(|node| node != head.node.as_str())
+        {
+            let what = format!("the published head is of node {}", head.node);
+            return self.draft.find(Kind::Rewritten, place, what);
+        }
+        if head.size > end {
+            let what = format!(
+                "the published head has {} lines and the chain ends with line {end}: what came after it was \
+                 cut off",
+                head.size
+            );
+            let seq = Some(end + 1);
+            return self
+                .draft
+                .find(Kind::Truncated, Place { seq, ..place }, what);
+        }
+        match self.root_at_head {
+            Some(root) if root == head.root => {}
+            Some(_) => {
+                let what = format!(
+                    "the first {} lines are not those of the published head: the history was rewritten",
+                    head.size
+                );
+                self.draft.find(Kind::Rewritten, place, what);
+            }
+            None => self.draft.note(About::Head, 1, || {
+                format!(
+                    "the published head ({} lines) could not be compared: its lines are not all there",
+                    head.size
+                )
+            }),
+        }
+    }
+
+    /// What signatures say of the end.
+    pub(super) fn settle_signatures(&mut self) {
+        let (signed, end) = (
+            self.draft.counts.signed_through.unwrap_or(0),
+            self.last.as_ref().map_or(0, |last| last.seq),
+        );
+        if matches!(self.trust, Trust::Public(_)) && self.draft.counts.checkpoints == 0 {
+            let what = "no checkpoint is signed by the public key, so nothing vouches for any line";
+            return self.find(Kind::Unvouched, what);
+        }
+        if end > signed {
+            let by = match self.trust {
+                Trust::Keys(_) => "their MACs alone vouch for them",
+                Trust::Public(_) => "the public key alone cannot tell whether they are genuine",
+            };
+            self.draft.note(About::Unsigned, end - signed, || {
+                format!(
+                    "lines after the last checkpoint, from seq {}: {by}",
+                    signed + 1
+                )
+            });
+        }
+    }
+}

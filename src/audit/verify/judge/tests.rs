@@ -1,0 +1,602 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{
+    super::report::{Finding, Verdict},
+    *,
+};
+use crate::audit::chain::{Chain, State};
+
+/// Files of one chain, in memory, and the chain itself.
+struct Files {
+    files: Vec<Vec<u8>>,
+    chain: Chain,
+}
+
+fn key(secret: u8) -> Arc<AuditKey> {
+    Arc::new(AuditKey::derive(&[secret; 32]))
+}
+
+fn keys(all: &[u8]) -> Trust {
+    let (current, old) = all.split_last().unwrap();
+    Trust::Keys(AuditKeys {
+        current: key(*current),
+        old: old.iter().map(|secret| key(*secret)).collect(),
+    })
+}
+
+fn public(all: &[u8]) -> Trust {
+    let node = NodeId::try_from("gw-1").unwrap();
+    Trust::Public(
+        all.iter()
+            .map(|secret| key(*secret).public(&node))
+            .collect(),
+    )
+}
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+impl Files {
+    fn begin(node: &str, secret: u8) -> Self {
+        let (node, key) = (NodeId::try_from(node).unwrap(), key(secret));
+        let state = State::first(&node, &key);
+        Self {
+            files: Vec::new(),
+            chain: Chain::new(node, key, state, [].into()),
+        }
+    }
+
+    fn open(&mut self) {
+        self.files.push(Vec::new());
+        let number = u64::try_from(self.files.len()).unwrap();
+        let file = self.files.last_mut().unwrap();
+        self.chain.open_file(number, NOW, file);
+    }
+
+    fn keep(&mut self, upkeep: Upkeep) {
+        self.chain.keep(NOW, upkeep, self.files.last_mut().unwrap());
+    }
+
+    fn checkpoint(&mut self) {
+        self.chain.checkpoint(NOW, self.files.last_mut().unwrap());
+    }
+
+    /// So many requests, a checkpoint after every fourth, and at the end.
+    fn requests(&mut self, count: u64) {
+        for number in 0..count {
+            let id = RequestId::mint();
+            for phase in ["intent", "outcome"] {
+                let event = format!(
+                    r#"{{"time":"{NOW}","phase":"{phase}","request_id":"{id}","tenant":"acme","code":"ok"}}"#
+                );
+                self.chain
+                    .append(event.as_bytes(), self.files.last_mut().unwrap());
+            }
+            if number % 4 == 3 {
+                self.checkpoint();
+            }
+        }
+        self.checkpoint();
+    }
+
+    /// From the next file on with another key.
+    fn change_key(&mut self, secret: u8) {
+        let (node, state) = (self.chain.node().clone(), self.chain.state().clone());
+        self.chain = Chain::new(node, key(secret), state, [].into());
+    }
+
+    fn head(&self) -> Checkpoint {
+        let state = self.chain.state();
+        Checkpoint {
+            node: self.chain.node().clone(),
+            size: state.seq(),
+            root: state.tree.root(),
+        }
+    }
+
+    fn numbered(&self) -> BTreeMap<u64, Vec<u8>> {
+        (1..).zip(self.files.iter().cloned()).collect()
+    }
+}
+
+/// Five files of two keys.
+fn chain() -> Files {
+    let mut files = Files::begin("gw-1", 1);
+    for file in 1..=5 {
+        if file == 4 {
+            files.change_key(2);
+        }
+        files.open();
+        files.requests(6 + file);
+    }
+    files
+}
+
+fn judge(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, head: Option<&Checkpoint>) -> Report {
+    let lines = |bytes: &[u8]| -> Vec<Vec<u8>> {
+        bytes
+            .split_inclusive(|byte| *byte == b'\n')
+            .map(<[u8]>::to_vec)
+            .collect()
+    };
+    let mut cuts = Cuts::new();
+    for (number, bytes) in files {
+        for line in lines(bytes).iter().take(4) {
+            cuts.extend(cut_of(*number, line.trim_ascii_end()));
+        }
+    }
+    let mut judge = Judge::new(trust, head, &cuts);
+    for (number, bytes) in files {
+        judge.begin(*number, &format!("{number}"), false);
+        for line in lines(bytes) {
+            match line.strip_suffix(b"\n") {
+                Some(line) => judge.line(line),
+                None => judge.torn(&line),
+            }
+        }
+    }
+    judge.finish()
+}
+
+/// Judged with MAC keys, then with public keys.
+fn both(files: &BTreeMap<u64, Vec<u8>>, head: &Checkpoint) -> [Report; 2] {
+    [keys(&[1, 2]), public(&[1, 2])].map(|trust| judge(files, &trust, Some(head)))
+}
+
+fn first(report: &Report) -> &Finding {
+    let first = report.findings.first();
+    first.unwrap_or_else(|| panic!("nothing was found: {report:?}"))
+}
+
+fn kinds(report: &Report) -> Vec<Kind> {
+    report.findings.iter().map(|finding| finding.kind).collect()
+}
+
+fn note(report: &Report, about: About) -> Option<u64> {
+    let note = report.notes.iter().find(|note| note.about == about);
+    note.map(|note| note.count)
+}
+
+/// Not random, so that a failure can be looked at; and as good as.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % u64::try_from(limit).unwrap()).unwrap()
+    }
+}
+
+/// All lines with their files' numbers.
+type All = Vec<(u64, Vec<u8>)>;
+
+fn all_lines(files: &BTreeMap<u64, Vec<u8>>) -> Vec<(u64, Vec<u8>)> {
+    let lines = |(number, bytes): (&u64, &Vec<u8>)| -> Vec<(u64, Vec<u8>)> {
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        lines.map(|line| (*number, line.to_vec())).collect()
+    };
+    files.iter().flat_map(lines).collect()
+}
+
+fn of_lines(lines: &[(u64, Vec<u8>)]) -> BTreeMap<u64, Vec<u8>> {
+    let mut files = BTreeMap::<u64, Vec<u8>>::new();
+    for (number, line) in lines {
+        files.entry(*number).or_default().extend_from_slice(line);
+    }
+    files
+}
+
+/// Where, as file and line, each of these lines stands.
+fn places(lines: &[(u64, Vec<u8>)]) -> Vec<(u64, u64)> {
+    let mut last = (0, 0);
+    let next = |(number, _): &(u64, Vec<u8>)| {
+        last = (*number, if last.0 == *number { last.1 + 1 } else { 1 });
+        last
+    };
+    lines.iter().map(next).collect()
+}
+
+#[test]
+fn an_untouched_chain_is_whole_both_ways_and_says_what_was_looked_at() {
+    let files = chain();
+    for report in both(&files.numbered(), &files.head()) {
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!((report.findings.len(), report.further.len()), (0, 0));
+        let end = files.chain.state().seq();
+        let counts = &report.counts;
+        assert_eq!((counts.files, counts.events), (5, end));
+        assert_eq!((counts.first_seq, counts.last_seq), (Some(1), Some(end)));
+        assert_eq!(counts.signed_through, Some(end - 1));
+        assert_eq!(note(&report, About::Unsigned), Some(1));
+        assert_eq!(note(&report, About::UnderWay), None);
+        assert_eq!(note(&report, About::Head), None);
+        // What it says is the head is one for the next time.
+        let head = report.head.unwrap();
+        let Trust::Public(keys) = public(&[1, 2]) else {
+            panic!("public")
+        };
+        let head = keys.iter().find_map(|key| key.open(&head).ok()).unwrap();
+        assert!(both(&files.numbered(), &head).iter().all(Report::is_whole));
+    }
+    let report = judge(&files.numbered(), &keys(&[1, 2]), None);
+    assert!(report.is_whole() && note(&report, About::Head).is_some());
+}
+
+/// One way to damage a chain: which line, counted over all files, is the first that is wrong then, and
+/// the number that ought to be there where it is known.
+fn mutate(lines: &mut Vec<(u64, Vec<u8>)>, dice: &mut Dice) -> (&'static str, usize) {
+    let (at, other) = (dice.below(lines.len()), dice.below(lines.len()));
+    match dice.below(6) {
+        0 | 1 => {
+            let line = &mut lines[at].1;
+            let byte = dice.below(line.len());
+            line[byte] ^= 1 << dice.below(8);
+            ("flip", at)
+        }
+        2 => {
+            lines.remove(at);
+            ("drop", at)
+        }
+        3 => {
+            let other = if at == other {
+                (at + 1) % lines.len()
+            } else {
+                other
+            };
+            let line = lines[at].1.clone();
+            lines[at].1 = std::mem::replace(&mut lines[other].1, line);
+            ("swap", at.min(other))
+        }
+        4 => {
+            let copy = lines[at].clone();
+            lines.insert(at + 1, copy);
+            ("double", at + 1)
+        }
+        _ => {
+            lines.truncate(at.max(1));
+            ("cut", at.max(1))
+        }
+    }
+}
+
+#[test]
+fn of_a_thousand_mutants_each_is_found_and_located() {
+    let files = chain();
+    let (head, original) = (files.head(), all_lines(&files.numbered()));
+    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    for round in 0..1_000 {
+        let mut lines = original.clone();
+        let (how, at) = mutate(&mut lines, &mut dice);
+        let places = places(&lines);
+        let place = places.get(at).copied();
+        let [by_mac, by_key] = both(&of_lines(&lines), &head);
+        let told = format!("round {round}: {how} of line {at} at {place:?}");
+        let found = first(&by_mac);
+        let seq = u64::try_from(at).unwrap() + 1;
+        match (how, place) {
+            // What ought to be there is named.
+            ("drop" | "cut", _) => assert_eq!(found.place.seq, Some(seq), "{told}: {by_mac:?}"),
+            (_, Some(place)) if at + 1 < places.len() || how != "flip" => {
+                let found = (found.place.number, found.place.line);
+                assert_eq!(found, place, "{told}: {by_mac:?}");
+            }
+            // Half of the last line: cut off by the head.
+            _ => {}
+        }
+        let found = first(&by_key);
+        let no_sooner = place.is_none_or(|place| {
+            (found.place.number, found.place.line) >= place || found.place.seq >= Some(seq)
+        });
+        assert!(no_sooner, "{told}: {by_key:?}");
+        // No later than the checkpoint that covers it, or the end.
+        let covering = original.iter().skip(at + 1).position(|(_, line)| {
+            Line::parse(line.trim_ascii_end()).is_some_and(|l| l.has(r#""event":"checkpoint""#))
+        });
+        let latest = covering.map_or(usize::MAX, |lines| at + lines + 3);
+        let found = places
+            .iter()
+            .position(|place| *place == (found.place.number, found.place.line));
+        assert!(
+            found.is_none_or(|found| found <= latest),
+            "{told}, {latest}: {by_key:?}"
+        );
+    }
+}
+
+#[test]
+fn one_wound_is_one_finding() {
+    let files = chain();
+    let (head, original) = (files.head(), all_lines(&files.numbered()));
+    let at = 20;
+    let report = |change: &dyn Fn(&mut All)| {
+        let mut lines = original.clone();
+        change(&mut lines);
+        let [report, _] = both(&of_lines(&lines), &head);
+        kinds(&report)
+    };
+    let edit = |lines: &mut Vec<(u64, Vec<u8>)>| lines[at].1[60] ^= 1;
+    assert_eq!(report(&edit), [Kind::Changed]);
+    assert_eq!(report(&|lines| drop(lines.remove(at))), [Kind::Missing]);
+    assert_eq!(report(&|lines| lines.swap(at, at + 1)), [Kind::Disordered]);
+    let double = |lines: &mut Vec<(u64, Vec<u8>)>| lines.insert(at, lines[at].clone());
+    assert_eq!(report(&double), [Kind::Doubled]);
+    let break_in_two = |lines: &mut Vec<(u64, Vec<u8>)>| lines[at].1[60] = b'\n';
+    assert_eq!(report(&break_in_two), [Kind::Malformed, Kind::Malformed]);
+    // Two that are far apart are two.
+    let twice = |lines: &mut Vec<(u64, Vec<u8>)>| {
+        lines[at].1[60] ^= 1;
+        lines[at + 30].1[60] ^= 1;
+        lines.remove(at + 10);
+    };
+    assert_eq!(
+        report(&twice),
+        [Kind::Changed, Kind::Missing, Kind::Changed]
+    );
+}
+
+#[test]
+fn whole_files_that_are_missing_older_swapped_or_of_another_chain_are_named() {
+    let files = chain();
+    let (head, original) = (files.head(), files.numbered());
+    for (number, kind) in [
+        (1, Kind::MissingFiles),
+        (3, Kind::MissingFiles),
+        (5, Kind::Truncated),
+    ] {
+        let mut left = original.clone();
+        left.remove(&number);
+        for report in both(&left, &head) {
+            assert_eq!(report.completeness, Verdict::Broken);
+            assert!(kinds(&report).contains(&kind), "{number}: {report:?}");
+        }
+    }
+    let mut other = Files::begin("gw-2", 1);
+    other.open();
+    other.requests(20);
+    let mut again = Files::begin("gw-1", 1);
+    for file in 1..=3 {
+        again.open();
+        again.requests(6 + file);
+    }
+    let opening = original[&3].split_inclusive(|byte| *byte == b'\n').next();
+    let older = opening.unwrap();
+    for (bytes, kind) in [
+        (other.files[0].clone(), Kind::Foreign),
+        // With the same numbers, and other lines.
+        (again.files[2].clone(), Kind::Unlinked),
+        (original[&2].clone(), Kind::Misnamed),
+        (older.to_vec(), Kind::Missing),
+        (Vec::new(), Kind::Missing),
+    ] {
+        let mut replaced = original.clone();
+        replaced.insert(3, bytes);
+        for report in both(&replaced, &head) {
+            assert!(kinds(&report).contains(&kind), "{kind:?}: {report:?}");
+            let number = if kind == Kind::Missing { 4 } else { 3 };
+            let of_kind = report.findings.iter().find(|f| f.kind == kind).unwrap();
+            assert_eq!(of_kind.place.number, number, "{report:?}");
+        }
+    }
+    let mut swapped = original.clone();
+    swapped.insert(2, original[&3].clone());
+    swapped.insert(3, original[&2].clone());
+    for report in both(&swapped, &head) {
+        assert!(kinds(&report).contains(&Kind::Misnamed), "{report:?}");
+        assert_eq!(first(&report).place.number, 2);
+    }
+}
+
+#[test]
+fn a_chain_that_was_rewritten_or_rolled_back_is_not_the_published_one() {
+    let files = chain();
+    let head = files.head();
+    // By somebody else, in everything.
+    let mut forged = Files::begin("gw-1", 9);
+    for _ in 0..5 {
+        forged.open();
+        forged.requests(9);
+    }
+    for report in both(&forged.numbered(), &head) {
+        let found = first(&report);
+        assert_eq!((found.kind, found.place.line), (Kind::UnknownKey, 1));
+        assert!(kinds(&report).contains(&Kind::Rewritten), "{report:?}");
+        assert_eq!(report.integrity, Verdict::Broken);
+    }
+    let [_, by_key] = both(&forged.numbered(), &head);
+    assert!(kinds(&by_key).contains(&Kind::Signature));
+    // By who has the key.
+    let mut rewritten = Files::begin("gw-1", 1);
+    for _ in 0..5 {
+        rewritten.open();
+        rewritten.requests(12);
+    }
+    for report in both(&rewritten.numbered(), &head) {
+        assert_eq!(kinds(&report), [Kind::Rewritten], "{report:?}");
+    }
+    // Its state of some time ago.
+    let old: BTreeMap<_, _> = files.numbered().into_iter().take(3).collect();
+    for report in both(&old, &head) {
+        assert_eq!(kinds(&report), [Kind::Truncated], "{report:?}");
+    }
+    let report = judge(&old, &keys(&[1, 2]), None);
+    assert!(report.is_whole() && note(&report, About::Head).is_some());
+}
+
+#[test]
+fn a_key_that_was_not_given_is_said_to_be_missing() {
+    let files = chain();
+    for trust in [keys(&[2]), public(&[2])] {
+        let report = judge(&files.numbered(), &trust, None);
+        let found = first(&report);
+        assert_eq!((found.kind, found.place.number), (Kind::UnknownKey, 1));
+        let named = match trust {
+            Trust::Keys(_) => key(1).id().to_string(),
+            Trust::Public(_) => key(1).public(files.chain.node()).to_string(),
+        };
+        assert!(found.what.contains(&named), "{found:?}");
+    }
+}
+
+#[test]
+fn removed_files_are_missed_only_beyond_what_the_chain_says() {
+    let mut files = chain();
+    let last_of = |files: &Files, count: usize| -> u64 {
+        let lines = files.files[..count].iter().flatten();
+        u64::try_from(lines.filter(|byte| **byte == b'\n').count()).unwrap()
+    };
+    let removed = Removed {
+        through_file: 2,
+        through_seq: last_of(&files, 2),
+        cause: "age".into(),
+    };
+    let through = removed.through_seq;
+    files.keep(Upkeep::FilesRemoved(removed));
+    files.checkpoint();
+    let (head, mut left) = (files.head(), files.numbered());
+    // Before they are gone, in between, and after.
+    for number in [0, 1, 2] {
+        left.remove(&number);
+        for report in both(&left, &head) {
+            assert!(report.is_whole(), "{number}: {report:?}");
+        }
+    }
+    let [report, _] = both(&left, &head);
+    assert_eq!(note(&report, About::Removed), Some(through));
+    let mut further = left.clone();
+    further.remove(&3);
+    for report in both(&further, &head) {
+        let found = first(&report);
+        assert_eq!(found.place.seq, Some(1), "{report:?}");
+        assert_eq!(report.completeness, Verdict::Broken);
+    }
+    let line_break = left[&3].iter().position(|byte| *byte == b'\n').unwrap();
+    left.insert(3, left[&3][line_break + 1..].to_vec());
+    for report in both(&left, &head) {
+        let found = first(&report);
+        assert_eq!(
+            (found.kind, found.place.seq),
+            (Kind::Missing, Some(through + 1))
+        );
+    }
+}
+
+#[test]
+fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
+    let mut files = Files::begin("gw-1", 1);
+    files.open();
+    files.requests(5);
+    let certain = files.files[0].len();
+    let state = files.chain.state().clone();
+    // What a disk may have taken or not, and what a crash leaves.
+    files.requests(3);
+    let torn = files.files[0].len() - 100;
+    files.files[0].truncate(torn);
+    let failed = files.files[0].clone();
+    files.chain.restore(state.clone());
+    files.open();
+    files.keep(Upkeep::AuditGap(Gap {
+        cause: "write_failed".into(),
+        file: Some(1),
+        from_byte: Some(u64::try_from(certain).unwrap()),
+        ..Gap::default()
+    }));
+    files.keep(Upkeep::AuditGap(Gap::lost(17)));
+    files.requests(4);
+    let head = files.head();
+    for bytes in [failed.clone(), failed[..certain].to_vec()] {
+        let mut all = files.numbered();
+        all.insert(1, bytes);
+        for report in both(&all, &head) {
+            assert!(report.is_whole(), "{report:?}");
+            assert_eq!(note(&report, About::Lost), Some(17));
+            assert_eq!(report.counts.lost, 17);
+            assert!(note(&report, About::SetAside).is_some());
+        }
+    }
+    // A gap is believed when a good line says it.
+    let mut forged = files.numbered();
+    let text = String::from_utf8(forged[&2].clone()).unwrap();
+    forged.insert(
+        2,
+        text.replacen("write_failed", "write-failed", 1)
+            .into_bytes(),
+    );
+    let [report, by_key] = both(&forged, &head);
+    assert!(kinds(&report).contains(&Kind::Unexplained), "{report:?}");
+    assert_eq!(by_key.integrity, Verdict::Broken);
+    // And one that nothing explains is no note.
+    let mut silent = Files::begin("gw-1", 1);
+    silent.files.push(failed);
+    silent.chain.restore(state);
+    silent.open();
+    silent.requests(4);
+    let report = judge(&silent.numbered(), &keys(&[1]), None);
+    assert!(kinds(&report).contains(&Kind::Unexplained), "{report:?}");
+    assert_eq!(first(&report).place.number, 1);
+}
+
+#[test]
+fn a_chain_that_is_being_written_ends_where_it_ends() {
+    let mut files = chain();
+    let id = RequestId::mint();
+    let intent = format!(r#"{{"time":"{NOW}","phase":"intent","request_id":"{id}"}}"#);
+    files
+        .chain
+        .append(intent.as_bytes(), files.files.last_mut().unwrap());
+    files.keep(Upkeep::ClockStep { ms: -5_000 });
+    files
+        .files
+        .last_mut()
+        .unwrap()
+        .extend_from_slice(b"{\"v\":1,\"seq\":");
+    let head = files.head();
+    for report in both(&files.numbered(), &head) {
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!(note(&report, About::HalfLine), Some(13));
+        assert_eq!(note(&report, About::UnderWay), Some(1));
+        assert_eq!(note(&report, About::ClockSteps), Some(1));
+        assert_eq!(note(&report, About::Unsigned), Some(3));
+    }
+}
+
+#[test]
+fn a_line_about_the_chain_that_cannot_be_understood_and_a_wrong_checkpoint_are_named() {
+    let mut files = Files::begin("gw-1", 1);
+    files.open();
+    files.requests(3);
+    let strange: [&[u8]; 2] = [
+        br#"{"time":"1970-01-01T00:00:00Z","phase":"event","event":"audit_gap","lost":"many"}"#,
+        b"{\"time\":\"1970-01-01T00:00:00Z\",\"phase\":\"event\",\"event\":\"checkpoint\",\"x\":\"\xFF\"}",
+    ];
+    for event in strange {
+        files.chain.append(event, files.files.last_mut().unwrap());
+    }
+    files.checkpoint();
+    for report in both(&files.numbered(), &files.head()) {
+        assert_eq!(kinds(&report), [Kind::Upkeep, Kind::Upkeep], "{report:?}");
+    }
+    // As a writer that was out of its mind, or bought, would.
+    let mut lying = Files::begin("gw-1", 1);
+    lying.open();
+    lying.requests(3);
+    let (honest, other) = (lying.head(), chain().head());
+    for (size, root) in [(honest.size, other.root), (honest.size + 1, honest.root)] {
+        let mut files = Files::begin("gw-1", 1);
+        files.files.clone_from(&lying.files);
+        files.chain.restore(lying.chain.state().clone());
+        let node = honest.node.clone();
+        let signature = key(1).sign(&Checkpoint { node, size, root });
+        files.keep(Upkeep::Checkpoint(Signed {
+            size,
+            root,
+            subtrees: lying.chain.state().tree.subtrees().to_vec(),
+            signature,
+        }));
+        for report in both(&files.numbered(), &honest) {
+            assert_eq!(kinds(&report), [Kind::Root], "{report:?}");
+        }
+    }
+}

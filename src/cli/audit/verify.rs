@@ -1,0 +1,236 @@
+//! `audit verify`: whether the trail is whole, and where it is not.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Source, mac_keys, public_keys, read};
+use crate::{
+    audit::{
+        chain::{Kept, Upkeep},
+        line::Line,
+        note::{Checkpoint, NoteError, PublicKey},
+        verify::{
+            Trust, VerifyError,
+            report::{Counts, Finding, Means, Question, Report},
+            verify,
+        },
+    },
+    cli::{CommandError, say},
+    clock,
+    ident::NodeId,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    source: Source,
+    /// A file with an audit.key, instead of those of the configuration; more than one after a change of
+    /// keys, the newest last
+    #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
+    key: Vec<PathBuf>,
+    /// Verify with the public key alone: the key as `audit public-key` prints it, or a file of such keys
+    #[arg(long, value_name = "KEY|FILE")]
+    public_key: Vec<String>,
+    /// The newest head that was published: a signed note, or the line of a checkpoint
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &VerifyArgs) -> Result<(), CommandError> {
+    let config = args.source.config()?;
+    let paths = args.source.paths(config.as_ref())?;
+    let public = public_keys(&args.public_key)?;
+    let trust = match (mac_keys(&args.key)?, config) {
+        (Some(keys), _) => Trust::Keys(keys),
+        (None, _) if !public.is_empty() => Trust::Public(public),
+        (None, Some(config)) => Trust::Keys(config.audit.keys),
+        (None, None) => {
+            let why = "say what to verify with: --config, --key FILE or --public-key KEY";
+            return Err(CommandError::Usage(why.to_owned()));
+        }
+    };
+    let head = args.head.as_deref().map(|path| head(path, &trust));
+    let head = head.transpose()?;
+    let (bar, began) = (bar(), clock::instant());
+    let progress = &mut |counts: &Counts| {
+        bar.set_position(counts.events);
+    };
+    let report = verify(&paths, &trust, head.as_ref(), progress);
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        say(&serde_json::to_string(&report).unwrap_or_default())?;
+    } else {
+        for line in summary(&report, began.elapsed()) {
+            say(&line)?;
+        }
+    }
+    if report.is_whole() {
+        return Ok(());
+    }
+    let first = report.findings.first();
+    let first = first.map_or_else(String::new, |first| format!(", first at {}", first.place));
+    Err(CommandError::Audit(format!(
+        "the audit trail is not whole{first}: keep these files as they are, and compare them with copies"
+    )))
+}
+
+impl From<VerifyError> for CommandError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Ambiguous { .. }
+            | VerifyError::Io { .. }
+            | VerifyError::NoAuditFile { .. }
+            | VerifyError::Nothing { .. } => Self::Usage(error.to_string()),
+            VerifyError::Vanishing => Self::Audit(error.to_string()),
+        }
+    }
+}
+
+/// A spinner, where standard error is a terminal.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("{spinner} {human_pos} events ({per_sec}), {elapsed}");
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// A head that was published, once a key that is believed signed it.
+fn head(path: &Path, trust: &Trust) -> Result<Checkpoint, CommandError> {
+    let text = read(path)?;
+    let refuse = |why: &str| CommandError::Usage(format!("{}: the head {why}", path.display()));
+    if let Some(checkpoint) = of_line(text.trim(), trust) {
+        return checkpoint.map_err(|why| refuse(&why.to_string()));
+    }
+    let node = text.lines().next().and_then(node_of);
+    let node = node.ok_or_else(|| refuse(&NoteError::Malformed.to_string()))?;
+    let mut why = NoteError::OtherKey;
+    for key in keys_of(trust, &node) {
+        match key.open(&text) {
+            Ok(checkpoint) => return Ok(checkpoint),
+            Err(NoteError::OtherKey) => {}
+            Err(error) => why = error,
+        }
+    }
+    Err(refuse(&why.to_string()))
+}
+
+/// The checkpoint of an event's line; nothing where it is no such line.
+fn of_line(text: &str, trust: &Trust) -> Option<Result<Checkpoint, NoteError>> {
+    let line = Line::parse(text.as_bytes())?;
+    let kept: Kept = serde_json::from_str(text).ok()?;
+    let Upkeep::Checkpoint(signed) = kept.upkeep else {
+        return Some(Err(NoteError::Malformed));
+    };
+    let checkpoint = Checkpoint {
+        node: NodeId::try_from(line.node).ok()?,
+        size: signed.size,
+        root: signed.root,
+    };
+    let keys = keys_of(trust, &checkpoint.node);
+    let made = keys
+        .iter()
+        .any(|key| key.made(&signed.signature, &checkpoint));
+    Some(if made {
+        Ok(checkpoint)
+    } else {
+        Err(NoteError::OtherKey)
+    })
+}
+
+fn node_of(origin: &str) -> Option<NodeId> {
+    NodeId::try_from(origin.split_once('/')?.1).ok()
+}
+
+fn keys_of(trust: &Trust, node: &NodeId) -> Vec<PublicKey> {
+    match trust {
+        Trust::Keys(keys) => keys.all().map(|key| key.public(node)).collect(),
+        Trust::Public(keys) => keys.clone(),
+    }
+}
+
+/// The report for people.
+fn summary(report: &Report, took: Duration) -> Vec<String> {
+    let counts = &report.counts;
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let with = match report.checked_with {
+        Means::MacKey => "the MAC of each line",
+        Means::PublicKey => {
+            "the public key alone: signed checkpoints vouch for the lines before them"
+        }
+    };
+    let mut lines = vec![
+        format!("node          {}", text(&report.node)),
+        format!("checked with  {with}"),
+        format!(
+            "events        {} in {} files, {} bytes, seq {} to {}, {} to {}",
+            counts.events,
+            counts.files,
+            counts.bytes,
+            number(counts.first_seq),
+            number(counts.last_seq),
+            text(&counts.first_time),
+            text(&counts.last_time),
+        ),
+        format!(
+            "checkpoints   {}, the last covers seq 1 to {}",
+            counts.checkpoints,
+            number(counts.signed_through)
+        ),
+        format!("speed         {}", speed(counts.events, took)),
+        format!("integrity     {}{}", report.integrity, reach(report)),
+        format!("completeness  {}{}", report.completeness, losses(counts)),
+    ];
+    lines.extend(report.findings.iter().map(told));
+    for (kind, count) in &report.further {
+        let kind = serde_json::to_value(kind).unwrap_or_default();
+        let kind = kind.as_str().unwrap_or_default().to_owned();
+        lines.push(format!("              and {count} more of {kind}"));
+    }
+    let notes = report.notes.iter();
+    lines.extend(notes.map(|note| format!("note: {} {}", note.count, note.what)));
+    if let Some(head) = &report.head {
+        lines.push("head (publish it, and give it to --head next time):".to_owned());
+        lines.extend(head.trim_end().lines().map(|line| format!("  {line}")));
+    }
+    lines
+}
+
+fn told(finding: &Finding) -> String {
+    let against = match finding.against {
+        Question::Completeness => "missing",
+        Question::Integrity => "damaged",
+    };
+    format!("{against}: {}: {}", finding.place, finding.what)
+}
+
+fn reach(report: &Report) -> String {
+    match (report.checked_with, report.counts.signed_through) {
+        (Means::PublicKey, Some(through)) => format!(" (for seq up to {through})"),
+        (Means::MacKey | Means::PublicKey, _) => String::new(),
+    }
+}
+
+fn losses(counts: &Counts) -> String {
+    match counts.lost {
+        0 => String::new(),
+        lost => format!(", but {lost} events were lost, and the chain says so"),
+    }
+}
+
+fn speed(events: u64, took: Duration) -> String {
+    let millis = took.as_millis().max(1);
+    let rate = u128::from(events) * 1000 / millis;
+    format!("{rate} events/s ({millis} ms)")
+}

@@ -1,0 +1,444 @@
+//! `audit verify`, `prove` and `check-proof` as they are run: what was done to the files is found and named,
+//! by who has the key of the MACs and by who has the public key alone.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use dcams_gateway::{
+    audit::{
+        AuditSettings, AuditTrail, Durability, OpenError,
+        event::Event,
+        folder::{Folder, Next},
+        key::{AuditKey, AuditKeys},
+        line::Position,
+    },
+    clock,
+    ident::{NodeId, RequestId},
+};
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::yield_now;
+
+use crate::{
+    program::{Ended, run},
+    support::write_secrets,
+};
+
+const SECRET: [u8; 32] = [7; 32];
+const FILES: usize = 4;
+/// Lines of requests in a file, after a `file_opened` and a `start`.
+const LINES: usize = 10;
+
+#[derive(Serialize)]
+struct Step {
+    time: String,
+    phase: &'static str,
+    request_id: String,
+}
+
+impl Event for Step {}
+
+/// A folder with a chain in plain files, its key, a public key and a head; and outcomes' positions.
+struct World {
+    folder: TempDir,
+    outcomes: Vec<(RequestId, Position)>,
+}
+
+fn keys(secret: &[u8; 32]) -> AuditKeys {
+    AuditKeys {
+        current: Arc::new(AuditKey::derive(secret)),
+        old: Vec::new(),
+    }
+}
+
+fn node() -> NodeId {
+    "gw-1".try_into().unwrap()
+}
+
+/// Writes a chain as a gateway does that is started again and again.
+async fn write(folder: &Path, secret: &[u8; 32]) -> Vec<(RequestId, Position)> {
+    let settings = AuditSettings {
+        folder: folder.to_owned(),
+        node: Some(node()),
+        keys: keys(secret),
+        durability: Durability::Required,
+        sync_interval: Duration::ZERO,
+        write_timeout: Duration::from_mins(1),
+        checkpoint_events: 5,
+        checkpoint_every: Duration::from_mins(10),
+        rotate_size: 1 << 30,
+        rotate_every: Duration::from_hours(24),
+        keep: None,
+        keep_files: None,
+        stdout: false,
+    };
+    let mut outcomes = Vec::new();
+    for _ in 0..FILES {
+        // Another test's child has our files between fork and exec, and the lock with them.
+        let trail = loop {
+            match AuditTrail::open(&settings, None) {
+                Err(OpenError::Locked(_)) => yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
+        for _ in 0..LINES / 2 {
+            let id = RequestId::mint();
+            let step = |phase| Step {
+                time: clock::now().to_string(),
+                phase,
+                request_id: id.to_string(),
+            };
+            trail.record(&step("intent")).durable().await.unwrap();
+            let filed = trail.record(&step("outcome")).durable().await.unwrap();
+            outcomes.push((id, filed.unwrap()));
+        }
+        assert!(trail.close(Duration::from_mins(1)).await);
+    }
+    // All of them as they were written, whether or not they were compressed by now.
+    for file in Folder::new(folder).files().unwrap() {
+        let (mut lines, mut text) = (file.lines().unwrap(), Vec::new());
+        while let Some(Next::Line(line)) = lines.next_line().unwrap() {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+        fs::remove_file(&file.path).unwrap();
+        fs::write(path(folder, file.number), text).unwrap();
+    }
+    outcomes
+}
+
+fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("audit-{number:08}.jsonl"))
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let outcomes = write(&folder.path().join("chain"), &SECRET).await;
+        let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        put("key", &(BASE64_STANDARD.encode(SECRET) + "\n"));
+        put("public", &keys(&SECRET).current.public(&node()).to_string());
+        let world = Self { folder, outcomes };
+        let whole = world
+            .verify("chain", &["--key", &world.at("key"), "--json"])
+            .await;
+        let report: Value = serde_json::from_str(&whole.out).unwrap();
+        assert_eq!(report["integrity"], "ok", "{}", whole.out);
+        fs::write(world.at("head"), report["head"].as_str().unwrap()).unwrap();
+        world
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    async fn verify(&self, folder: &str, more: &[&str]) -> Ended {
+        let folder = self.at(folder);
+        let arguments = [&["audit", "verify", &folder][..], more].concat();
+        run(&arguments, &[]).await
+    }
+
+    /// Verifies a copy that something was done to, by MACs and by the public key, against the head.
+    async fn damaged(&self, damage: impl Fn(&Path)) -> [Ended; 2] {
+        let copy = self.folder.path().join("copy");
+        fs::remove_dir_all(&copy).ok();
+        fs::create_dir(&copy).unwrap();
+        for file in Folder::new(self.at("chain")).files().unwrap() {
+            fs::copy(&file.path, copy.join(file.path.file_name().unwrap())).unwrap();
+        }
+        damage(&copy);
+        let (key, public, head) = (self.at("key"), self.at("public"), self.at("head"));
+        let by_mac = ["--key", &key, "--head", &head];
+        let by_key = ["--public-key", &public, "--head", &head];
+        [
+            self.verify("copy", &by_mac).await,
+            self.verify("copy", &by_key).await,
+        ]
+    }
+}
+
+/// Changes the lines of a file.
+fn edit(folder: &Path, number: u64, change: impl Fn(&mut Vec<Vec<u8>>)) {
+    let text = fs::read(path(folder, number)).unwrap();
+    let mut lines: Vec<_> = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
+    change(&mut lines);
+    fs::write(path(folder, number), lines.concat()).unwrap();
+}
+
+type Damage = Box<dyn Fn(&Path)>;
+
+#[tokio::test]
+async fn whatever_was_done_to_the_files_is_found_and_named() {
+    let world = World::new().await;
+    let other = TempDir::new().unwrap();
+    write(other.path(), &[9; 32]).await;
+    let other = other.path().to_owned();
+    let (second, third) = ("audit-00000002.jsonl", "audit-00000003.jsonl");
+    let compress = move |folder: &Path, damage: bool| {
+        let mut bytes = zstd::encode_all(&*fs::read(path(folder, 2)).unwrap(), 3).unwrap();
+        if damage {
+            bytes.truncate(bytes.len() / 2);
+        }
+        fs::remove_file(path(folder, 2)).unwrap();
+        fs::write(folder.join(format!("{second}.zst")), bytes).unwrap();
+    };
+    for ended in world.damaged(|folder| compress(folder, false)).await {
+        assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+        assert!(ended.out.contains("integrity     ok") && ended.out.contains("completeness  ok"));
+    }
+    // What was done; what is said of it with the MACs, and with the public key alone.
+    let table: [(Damage, &str, &str); 10] = [
+        (
+            Box::new(move |folder| edit(folder, 2, |lines| lines[4][80] ^= 1)),
+            "damaged: audit-00000002.jsonl:5 (seq",
+            "is not what was written",
+        ),
+        (
+            Box::new(move |folder| edit(folder, 2, |lines| drop(lines.remove(4)))),
+            "missing: audit-00000002.jsonl:5 (seq",
+            "missing: audit-00000002.jsonl:5 (seq",
+        ),
+        (
+            Box::new(move |folder| edit(folder, 2, |lines| lines.swap(4, 5))),
+            "damaged: audit-00000002.jsonl:5 (seq",
+            "damaged: audit-00000002.jsonl:5 (seq",
+        ),
+        (
+            Box::new(move |folder| edit(folder, 2, |lines| lines.insert(4, lines[3].clone()))),
+            "damaged: audit-00000002.jsonl:5 (seq",
+            "is the line before once more",
+        ),
+        (
+            Box::new(move |folder| fs::remove_file(path(folder, 2)).unwrap()),
+            "missing: audit-00000003.jsonl:1 (seq",
+            "file 2 is missing",
+        ),
+        (
+            Box::new(move |folder| {
+                let swap = folder.join("swap");
+                fs::rename(path(folder, 2), &swap).unwrap();
+                fs::rename(folder.join(third), folder.join(second)).unwrap();
+                fs::rename(swap, folder.join(third)).unwrap();
+            }),
+            "audit-00000002.jsonl:1",
+            "the file of this name says that its number is 3",
+        ),
+        (
+            Box::new(move |folder| edit(folder, 4, |lines| lines.truncate(6))),
+            "the published head has",
+            "was cut off",
+        ),
+        (
+            Box::new(move |folder| fs::remove_file(path(folder, 4)).unwrap()),
+            "the published head has",
+            "was cut off",
+        ),
+        (
+            Box::new(move |folder| {
+                for number in 1..=4 {
+                    fs::copy(path(&other, number), path(folder, number)).unwrap();
+                }
+            }),
+            "audit-00000001.jsonl:1 (seq 1): the file says that it is written with the key",
+            "audit-00000001.jsonl:1 (seq 1): the file says that it is signed with another public key",
+        ),
+        (
+            Box::new(move |folder| compress(folder, true)),
+            "damaged: audit-00000002.jsonl.zst:",
+            "cannot be read from here on",
+        ),
+    ];
+    for (damage, by_mac, by_key) in table {
+        let ended = world.damaged(damage).await;
+        for (ended, told) in ended.iter().zip([by_mac, by_key]) {
+            assert_eq!(ended.status.code(), Some(1), "{told}: {}", ended.out);
+            assert!(ended.out.contains(told), "{told} is not in {}", ended.out);
+            assert!(
+                ended
+                    .err
+                    .contains("the audit trail is not whole, first at audit-")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
+    let world = World::new().await;
+    // A whole end is gone, and nobody has published a head.
+    fs::remove_file(path(&world.folder.path().join("chain"), 4)).unwrap();
+    let (key, public, head) = (world.at("key"), world.at("public"), world.at("head"));
+    let ended = world.verify("chain", &["--key", &key]).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.out);
+    assert!(
+        ended.out.contains("no published head was given"),
+        "{}",
+        ended.out
+    );
+    fs::write(world.at("notes.txt"), "x").unwrap();
+    fs::create_dir(world.at("empty")).unwrap();
+    let published = fs::read_to_string(&head).unwrap();
+    let size = published.lines().nth(1).unwrap();
+    let forged = published.replacen(&format!("\n{size}\n"), "\n7\n", 1);
+    fs::write(world.at("forged"), forged).unwrap();
+    let forged = world.at("forged");
+    for (path, more, told) in [
+        ("chain", vec![], "--public-key KEY"),
+        ("nowhere", vec!["--key", &key], "cannot read"),
+        ("notes.txt", vec!["--key", &key], "is no audit file"),
+        ("empty", vec!["--key", &key], "has no audit files"),
+        (
+            "chain",
+            vec!["--key", &public],
+            "the base64 of exactly 32 bytes",
+        ),
+        ("chain", vec!["--public-key", &key], "expected a public key"),
+        (
+            "chain",
+            vec!["--key", &key, "--head", &public],
+            "is no checkpoint",
+        ),
+        (
+            "chain",
+            vec!["--key", &key, "--head", &forged],
+            "does not verify",
+        ),
+    ] {
+        let ended = world.verify(path, &more).await;
+        assert_eq!(ended.status.code(), Some(2), "{told}: {}", ended.err);
+        assert!(ended.err.contains(told), "{told} is not in {}", ended.err);
+        assert_eq!(ended.out, "");
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_proved_to_who_has_the_public_key_alone() {
+    let world = World::new().await;
+    let (chain, public, proof) = (world.at("chain"), world.at("public"), world.at("proof"));
+    for (id, position) in &world.outcomes {
+        let id = id.to_string();
+        let prove = [
+            "audit",
+            "prove",
+            &chain,
+            "--request-id",
+            &id,
+            "--out",
+            &proof,
+        ];
+        let ended = run(&prove, &[]).await;
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
+        let receipt = |seq: u64| format!("node=\"gw-1\", seq={seq}, leaf=:{}:", position.leaf);
+        let check = async |receipt: &str| {
+            let check = ["audit", "check-proof", &proof, "--public-key", &public];
+            run(&[&check[..], &["--receipt", receipt]].concat(), &[]).await
+        };
+        let ended = check(&receipt(position.seq)).await;
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
+        let proved = format!("proved: line {} of the chain of node gw-1", position.seq);
+        assert!(ended.out.contains(&proved), "{}", ended.out);
+        assert_eq!(
+            ended.out.matches("proved: ").count(),
+            2,
+            "intent and outcome"
+        );
+        let ended = check(&receipt(position.seq + 1)).await;
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.out);
+        assert!(ended.err.contains("another event"), "{}", ended.err);
+    }
+    let text = fs::read_to_string(&proof).unwrap();
+    let of_proof: Value = serde_json::from_str(&text).unwrap();
+    let mut changes = Vec::new();
+    for (pointer, value) in [
+        ("/events/0/index", Value::from(3)),
+        ("/events/1/path/0", of_proof["events"][0]["path"][1].clone()),
+        ("/events/0/line", of_proof["events"][1]["line"].clone()),
+        ("/node", Value::from("gw-2")),
+        ("/events", Value::Array(Vec::new())),
+    ] {
+        let mut changed = of_proof.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changes.push(changed.to_string());
+    }
+    changes.push(text.replacen(r#"\"phase\":\"intent\""#, r#"\"phase\":\"reject\""#, 1));
+    let mut others = vec![keys(&[9; 32]).current.public(&node()).to_string()];
+    others.push(public.clone());
+    for (index, change) in changes.iter().enumerate() {
+        fs::write(&proof, change).unwrap();
+        let ended = run(
+            &["audit", "check-proof", &proof, "--public-key", &public],
+            &[],
+        )
+        .await;
+        assert_eq!(ended.status.code(), Some(1), "{index}: {}", ended.out);
+        assert!(
+            ended.err.contains("proves nothing"),
+            "{index}: {}",
+            ended.err
+        );
+    }
+    fs::write(&proof, &text).unwrap();
+    for (key, code) in others.iter().zip([1, 0]) {
+        let ended = run(&["audit", "check-proof", &proof, "--public-key", key], &[]).await;
+        assert_eq!(ended.status.code(), Some(code), "{}", ended.err);
+    }
+    let unknown = RequestId::mint().to_string();
+    let ended = run(&["audit", "prove", &chain, "--request-id", &unknown], &[]).await;
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(
+        ended.err.contains("no event of this request"),
+        "{}",
+        ended.err
+    );
+    // The last request, whose checkpoint has not been made.
+    let last = path(Path::new(&chain), 4);
+    let text = fs::read_to_string(&last).unwrap();
+    let (id, position) = world.outcomes.last().unwrap();
+    let begin = format!("{{\"v\":1,\"seq\":{},", position.seq + 1);
+    let end = text.find(&begin).unwrap();
+    fs::write(&last, &text[..end]).unwrap();
+    let ended = run(
+        &["audit", "prove", &chain, "--request-id", &id.to_string()],
+        &[],
+    )
+    .await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.out);
+    assert!(ended.err.contains("checkpoint_every"), "{}", ended.err);
+}
+
+#[tokio::test]
+async fn the_public_key_is_that_of_the_chains_node_and_a_configuration_is_enough() {
+    let folder = TempDir::new().unwrap();
+    write_secrets(folder.path());
+    let config = folder.path().join("demo.toml").display().to_string();
+    let secret = fs::read_to_string(folder.path().join("audit.key")).unwrap();
+    let secret: [u8; 32] = BASE64_STANDARD
+        .decode(secret.trim())
+        .unwrap()
+        .try_into()
+        .unwrap();
+    let chain = folder.path().join("chain");
+    let variables = [("DCAMS_GATEWAY__AUDIT__PATH", chain.to_str().unwrap())];
+    let public_key = ["audit", "public-key", "--config", &config];
+    let before = run(&public_key, &variables).await;
+    assert_eq!(before.status.code(), Some(2), "{}", before.out);
+    assert!(before.err.contains("audit.node"), "{}", before.err);
+    write(&chain, &secret).await;
+    let told = run(&public_key, &variables).await;
+    let expected = keys(&secret).current.public(&node()).to_string();
+    assert_eq!(told.out.trim(), expected, "{}", told.err);
+    for more in [vec![], vec!["--public-key", &expected]] {
+        let verify = ["audit", "verify", "--config", &config];
+        let ended = run(&[&verify[..], &more].concat(), &variables).await;
+        assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+    }
+}
