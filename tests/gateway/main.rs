@@ -38,6 +38,7 @@ mod path;
 mod program;
 mod proxied;
 mod quota;
+mod recorded;
 mod redis;
 mod reload;
 mod revocation;

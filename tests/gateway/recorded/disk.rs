@@ -1,0 +1,298 @@
+//! A disk that is full, read-only, slow or broken: nothing is sent of which there would be no record, nothing
+//! that was done is without one, and when it is well again the gateway goes on by itself.
+//!
+//! The gateway has the folder on a file system of its own, in a mount namespace of its own; where a disk has
+//! to be slow or to fail, strace has the system call answer so.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use dcams_gateway::{
+    auth::install_crypto,
+    operation::Operation,
+    simulator::{Login, SimulatorHandle},
+};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Recorded, verify};
+use crate::{
+    program::Served,
+    support::{Answer, PASS, USER, answer, client, load, mint, simulator, write_secrets},
+};
+
+/// A gateway and its simulator.
+struct Scene {
+    served: Served,
+    simulator: SimulatorHandle,
+    folder: TempDir,
+    token: String,
+    _stop: DropGuard,
+}
+
+/// Longer than anything here takes.
+const LATEST: Duration = Duration::from_secs(30);
+
+impl Scene {
+    /// A gateway that is started by this shell command with its own command line behind it.
+    async fn start(wrapper: &str, toml: &str) -> Self {
+        install_crypto();
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let simulator = simulator(Login::new(USER, PASS), stop).await;
+        let folder = TempDir::new().unwrap();
+        write_secrets(folder.path());
+        let url = simulator.url();
+        let program = Served::command(folder.path(), &url, toml, &[]);
+        let mut command = Command::new("sh");
+        let script = wrapper.replace("FOLDER", &folder.path().join("audit").display().to_string());
+        fs::create_dir(folder.path().join("audit")).unwrap();
+        command
+            .args(["-c", &script])
+            .arg(program.get_program())
+            .args(program.get_args());
+        let variables = program
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?)));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .envs(variables);
+        let served = Served::run(&mut command).await;
+        let config = load(folder.path(), &url, &[]);
+        let token = mint(&config, 0, &[Operation::GetStatus], None);
+        Self {
+            served,
+            simulator,
+            folder,
+            token,
+            _stop: guard,
+        }
+    }
+
+    /// One with the folder on a file system of so many kilobytes.
+    async fn on_a_disk_of(kilobytes: u32, toml: &str) -> Self {
+        let mount =
+            format!("mount -t tmpfs -o size={kilobytes}k tmpfs FOLDER && exec \"$0\" \"$@\"");
+        let own = if is_root() {
+            "unshare --mount"
+        } else {
+            "unshare --mount --map-root-user"
+        };
+        Self::start(&format!("exec {own} sh -c '{mount}' \"$0\" \"$@\""), toml).await
+    }
+
+    async fn ask(&self, email: &str) -> Answer {
+        let body = json!({"service": "getStatus", "target": {"email": email}});
+        let asked = client()
+            .post(self.served.url())
+            .bearer_auth(&self.token)
+            .json(&body);
+        answer(asked.send().await.unwrap()).await
+    }
+
+    /// The folder as the gateway sees it.
+    fn trail(&self) -> PathBuf {
+        let folder = self.folder.path().join("audit");
+        let root = PathBuf::from(format!("/proc/{}/root", self.served.program.id));
+        root.join(folder.strip_prefix("/").unwrap())
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.path().join("audit.key")
+    }
+
+    async fn readiness(&self) -> (u16, String) {
+        let url = format!("http://{}/readyz", self.served.admin);
+        let answer = answer(client().get(url).send().await.unwrap()).await;
+        (answer.status, answer.text)
+    }
+
+    /// Asks until it is answered by DCAMS again.
+    async fn recovered(&self) {
+        let recovery = async {
+            while self.ask("again@example.com").await.status != 404 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LATEST, recovery)
+            .await
+            .expect("it recovers by itself");
+        assert_eq!(self.readiness().await.0, 200);
+    }
+
+    /// Nothing is answered but that, nothing reaches DCAMS, and operators are told.
+    async fn is_refused(&self) {
+        let before = self.simulator.requests().len();
+        for number in 0..5 {
+            let answer = self.ask(&format!("refused-{number}@example.com")).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (503, "audit_unavailable")
+            );
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+        assert_eq!(self.simulator.requests().len(), before);
+        let (status, text) = self.readiness().await;
+        assert_eq!(status, 503);
+        assert!(text.contains("audit"), "{text}");
+    }
+
+    /// Every request that reached DCAMS has an intent, and each intent one outcome.
+    async fn is_recorded(&self, folder: &Path) -> Recorded {
+        let recorded = Recorded::read(folder, &self.key());
+        let begun = Recorded::texts(recorded.of_phase("intent"), "customer");
+        for record in self.simulator.requests() {
+            let body: serde_json::Value =
+                serde_json::from_str(record.body.unwrap().as_str()).unwrap();
+            let email = body["target"]["email"].as_str().unwrap();
+            assert!(begun.contains(recorded.name_of(email).as_str()), "{email}");
+        }
+        let ended = Recorded::texts(recorded.of_phase("outcome"), "request_id");
+        let ids = Recorded::texts(recorded.of_phase("intent"), "request_id");
+        assert!(ids.is_subset(&ended));
+        assert_eq!(ended.len(), recorded.of_phase("outcome").count());
+        verify(folder, &self.key()).await;
+        recorded
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout == b"0\n"
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_requests_before_they_are_sent_and_room_lets_them_go_on() {
+    let scene = Scene::on_a_disk_of(256, "").await;
+    assert_eq!(scene.ask("before@example.com").await.status, 404);
+    let filler = scene.trail().join("filler");
+    // Everything but what was reserved in the last page of the file that is being written.
+    drop(fs::write(&filler, vec![0; 512 * 1024]));
+    let mut full = false;
+    for _ in 0..100 {
+        let answer = scene.ask("filling@example.com").await;
+        full |= answer.status == 503;
+        if full {
+            break;
+        }
+    }
+    assert!(full, "the disk never was full");
+    scene.is_refused().await;
+    fs::remove_file(&filler).unwrap();
+    scene.recovered().await;
+    let recorded = scene.is_recorded(&scene.trail()).await;
+    let gaps: Vec<_> = recorded
+        .acts("audit_gap")
+        .iter()
+        .map(|gap| &gap["cause"])
+        .collect();
+    assert_eq!(gaps, ["write_failed"]);
+    // Who was refused is on record, too.
+    let refused = recorded
+        .of_phase("outcome")
+        .filter(|event| event["code"] == "audit_unavailable");
+    assert!(refused.count() >= 5);
+}
+
+/// A wrapper by which a system call on the first two files of the chain is answered otherwise.
+fn traced(call: &str, injection: &str) -> String {
+    format!(
+        "exec strace -D -f -qq -o /dev/null -P FOLDER/audit-00000001.jsonl -P FOLDER/audit-00000002.jsonl \
+         -e trace={call} -e inject={call}:{injection} \"$0\" \"$@\""
+    )
+}
+
+#[tokio::test]
+async fn a_disk_that_becomes_read_only_stops_requests_until_it_is_writable_again() {
+    // Behind what is written at the start and for a first request.
+    let scene = Scene::start(&traced("write", "error=EROFS:when=7..16"), "").await;
+    assert_eq!(scene.ask("before@example.com").await.status, 404);
+    while scene.ask("noticed@example.com").await.status == 404 {}
+    scene.is_refused().await;
+    scene.recovered().await;
+    scene.is_recorded(&scene.folder.path().join("audit")).await;
+}
+
+#[tokio::test]
+async fn a_slow_disk_is_waited_for_no_longer_than_was_said() {
+    // Three syncs take two seconds each.
+    let scene = Scene::start(
+        &traced("fdatasync", "delay_enter=2000000:when=2..4"),
+        "[audit]\nwrite_timeout = \"300ms\"\n",
+    )
+    .await;
+    let mut refused = 0;
+    for number in 0..10 {
+        let begun = std::time::Instant::now();
+        let answer = scene.ask(&format!("slow-{number}@example.com")).await;
+        refused += usize::from(answer.status == 503);
+        // Once for the intent and once for the outcome, and what a traced process takes besides.
+        assert!(
+            begun.elapsed() < Duration::from_millis(1_900),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    assert!(refused > 0);
+    scene.recovered().await;
+    scene.is_recorded(&scene.folder.path().join("audit")).await;
+}
+
+#[tokio::test]
+async fn a_sync_that_failed_is_not_believed_the_next_time() {
+    let scene = Scene::start(&traced("fdatasync", "error=EIO:when=2"), "").await;
+    let mut statuses = Vec::new();
+    for number in 0..4 {
+        statuses.push(
+            scene
+                .ask(&format!("broken-{number}@example.com"))
+                .await
+                .status,
+        );
+    }
+    assert!(statuses.contains(&503), "{statuses:?}");
+    scene.recovered().await;
+    let folder = scene.folder.path().join("audit");
+    let recorded = scene.is_recorded(&folder).await;
+    let gaps = recorded.acts("audit_gap");
+    assert_eq!(
+        [&gaps[0]["cause"], &gaps[0]["file"]],
+        [&json!("write_failed"), &json!(1)]
+    );
+    // It went on in another file.
+    assert!(recorded.acts("file_opened").len() >= 2);
+}
+
+#[tokio::test]
+async fn where_nobody_waits_requests_go_on_and_what_is_lost_is_counted_and_said() {
+    let scene = Scene::on_a_disk_of(256, "[audit]\ndurability = \"best_effort\"\n").await;
+    let filler = scene.trail().join("filler");
+    drop(fs::write(&filler, vec![0; 512 * 1024]));
+    for number in 0..50 {
+        let answer = scene.ask(&format!("free-{number}@example.com")).await;
+        assert_eq!(answer.status, 404);
+    }
+    assert_eq!(scene.readiness().await.0, 200);
+    fs::remove_file(&filler).unwrap();
+    let everything = async {
+        loop {
+            let recorded = Recorded::read(&scene.trail(), &scene.key());
+            if recorded.of_phase("outcome").count() >= 50 {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LATEST, everything)
+        .await
+        .expect("what waited is written");
+    let recorded = scene.is_recorded(&scene.trail()).await;
+    assert_eq!(recorded.of_phase("intent").count(), 50);
+}
