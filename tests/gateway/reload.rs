@@ -418,9 +418,9 @@ async fn what_only_a_restart_changes_is_named_key_by_key_and_refused() {
     let keys = [
         "state.path",
         "state.key",
-        "audit.key",
         "telemetry.log_format",
         "telemetry.log_level",
+        "audit.key",
     ];
     assert_eq!(named, keys);
     for key in ['x', 'y'].map(key) {
