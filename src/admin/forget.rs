@@ -179,7 +179,7 @@ async fn purge(admin: &Admin, request: &PurgeRequest) -> Result<Value, ForgetErr
             (Some(cache), document)
         }
     };
-    if !act.end(cache, None) {
+    if !act.end(cache, None).await {
         return Err(ForgetError::Untold);
     }
     Ok(document)
@@ -197,7 +197,7 @@ async fn forget(admin: &Admin, request: &ForgetRequest) -> Result<Value, ForgetE
         cache: forget_status(admin, tenant, home, email).await,
         ownership: ownership.unwrap_or(UNKNOWN),
     };
-    if !act.end(Some(removed.cache), Some(removed.ownership)) {
+    if !act.end(Some(removed.cache), Some(removed.ownership)).await {
         return Err(ForgetError::Incomplete(removed));
     }
     Ok(document(tenant, removed))
@@ -282,11 +282,11 @@ impl<'a> Act<'a> {
         begun.map(|_| act).map_err(|_| ForgetError::Audit)
     }
 
-    /// Says whether all of it was done.
-    fn end(self, cache: Option<&'static str>, ownership: Option<&'static str>) -> bool {
+    /// Says whether all of it was done, once that is recorded or cannot be: it is done either way.
+    async fn end(self, cache: Option<&'static str>, ownership: Option<&'static str>) -> bool {
         let whole = cache != Some(UNTOLD) && ownership != Some(UNKNOWN);
         let result = if whole { "done" } else { "incomplete" };
-        drop(self.record(cache, ownership, result));
+        let _ = self.record(cache, ownership, result).durable().await;
         let (action, tenant) = (self.action, self.tenant);
         tracing::info!(
             tenant.id = %tenant, action, cache, ownership, result,

@@ -23,7 +23,10 @@ use super::{
     api::{Answer, BoxError, Refusal, not_allowed, read},
 };
 use crate::{
-    audit::event::{Deed, Granting},
+    audit::{
+        Filed,
+        event::{Deed, Granting},
+    },
     clock,
     ident::{AccountId, GrantId, InvalidName, TenantId},
     limits::{
@@ -133,7 +136,7 @@ pub(crate) struct Billed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum UsageError {
     #[error(
-        "the audit trail cannot be written, and nothing was granted: mend that, then try again"
+        "the audit trail cannot be written, and nothing was granted or told: mend that, then try again"
     )]
     Audit,
     #[error(transparent)]
@@ -205,7 +208,7 @@ where
             let asked = Asked::read(query, "`tenant` once, and `after`", false)?;
             let tenant = asked.tenants.first();
             let usage = desk.show(tenant, asked.after.as_ref()).await?;
-            note(observers, "usage_read", asked.tenants.iter(), None);
+            note(observers, "usage_read", &asked.tenants, None).await?;
             Ok(document(&usage))
         }
         ("/statement", &Method::GET) => {
@@ -214,12 +217,7 @@ where
             let statement = desk.statement(month, &asked.tenants, asked.after.as_ref());
             let statement = statement.await?;
             let month = month.to_string();
-            note(
-                observers,
-                "statement_read",
-                asked.tenants.iter(),
-                Some(&month),
-            );
+            note(observers, "statement_read", &asked.tenants, Some(&month)).await?;
             Ok(document(&statement))
         }
         ("" | "/statement", _) => Err(not_allowed("GET")),
@@ -286,24 +284,29 @@ impl Asked {
     }
 }
 
-/// Writes down that an operator has read something of these tenants, or of all.
-fn note<'a>(
+/// Writes down that an operator reads something of these tenants, or of all.
+async fn note(
     observers: &Observers,
     action: &'static str,
-    tenants: impl Iterator<Item = &'a TenantId>,
+    tenants: &[TenantId],
     month: Option<&str>,
-) {
-    let mut tenants = tenants.map(|tenant| Some(tenant.as_str())).peekable();
-    let all = tenants.peek().is_none().then_some(None);
-    for tenant in all.into_iter().chain(tenants) {
-        drop(observers.record(Deed::Admin {
+) -> Result<(), UsageError> {
+    let named = tenants.iter().map(|tenant| Some(tenant.as_str()));
+    let all = tenants.is_empty().then_some(None);
+    let record = |tenant| {
+        observers.record(Deed::Admin {
             action,
             tenant,
             month,
             grant: None,
             forgetting: None,
-        }));
+        })
+    };
+    let filed: Vec<Filed> = all.into_iter().chain(named).map(record).collect();
+    for filed in filed {
+        filed.durable().await.map_err(|_| UsageError::Audit)?;
     }
+    Ok(())
 }
 
 /// Grants, and writes it down before and after: whoever finds the first alone knows that it may have
@@ -337,7 +340,8 @@ async fn watched(
         Err(GrantError::Unknown) => "unknown",
         Err(_) => "refused",
     };
-    drop(act(result));
+    // It is done, whether or not that can be recorded.
+    let _ = act(result).durable().await;
     tracing::info!(
         tenant.id = tenant,
         policy,

@@ -66,7 +66,7 @@ impl Reloader {
         let draining = self.lasting.draining.clone();
         let drafted = match draining.run_until_cancelled(self.draft()).await {
             Some(Ok(draft)) => draft,
-            Some(Err(refused)) => return self.report(cause, Reloaded::Refused(refused)),
+            Some(Err(refused)) => return self.report(cause, Reloaded::Refused(refused)).await,
             None => return Reloaded::Refused(Refused::Draining),
         };
         let found = std::mem::replace(&mut self.last, drafted.sources.fingerprint);
@@ -87,7 +87,7 @@ impl Reloader {
             Reloaded::InForce { .. } => Watched::of(&drafted.sources, settings),
             Reloaded::Refused(_) => Watched::of_failed(&drafted.sources, settings),
         });
-        self.report(cause, reloaded)
+        self.report(cause, reloaded).await
     }
 
     /// Reads everything and puts it together, on a thread that may wait for a disk.
@@ -224,8 +224,8 @@ impl Reloader {
         });
     }
 
-    /// Tells everybody what came of it.
-    fn report(&self, cause: Cause, reloaded: Reloaded) -> Reloaded {
+    /// Tells everybody what came of it. Who asked is told when it is recorded, or cannot be.
+    async fn report(&self, cause: Cause, reloaded: Reloaded) -> Reloaded {
         let cause = cause.as_str();
         let (result, mistakes): (_, &[String]) = match &reloaded {
             Reloaded::InForce { changed: true } => {
@@ -249,11 +249,12 @@ impl Reloader {
         self.lasting.reloads.note(&reloaded);
         let observers = &self.lasting.observers;
         observers.metrics.reloaded(result, clock::now());
-        drop(observers.record(Deed::ConfigReloaded {
+        let told = observers.record(Deed::ConfigReloaded {
             result,
             cause,
             mistakes: mistakes.len(),
-        }));
+        });
+        let _ = told.durable().await;
         reloaded
     }
 }

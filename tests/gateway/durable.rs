@@ -94,13 +94,7 @@ async fn an_intent_is_in_the_file_when_dcams_is_asked_and_an_outcome_when_the_cl
         let said = ["phase", "tenant", "service", "credential", "issuer"];
         assert_eq!(
             json!(said.map(|name| &intent[name])),
-            json!([
-                "intent",
-                "demo",
-                operation.name(),
-                "demo-1",
-                "https://idp.demo.example/"
-            ])
+            json!(["intent", "demo", operation.name(), "demo-1", "demo-idp"])
         );
         let now = lines(world.folder());
         let [before, outcome] = of(&now, id(&answered))[..] else {
@@ -224,10 +218,8 @@ async fn an_answer_whose_outcome_cannot_be_recorded_is_withheld_and_that_is_reco
     world.post(&token, &lookup(CreateOrUpdateCustomer)).await;
     // More outcomes than a block takes that was begun.
     let count = 16;
-    for _ in 0..count {
-        let delay = Fault::once(FaultKind::Delay { ms: 1_000 });
-        world.simulator.add_fault(delay).unwrap();
-    }
+    let delay = Fault::times(FaultKind::Delay { ms: 1_000 }, count);
+    world.simulator.add_fault(delay).unwrap();
     let status = lookup(GetStatus);
     let asking = (0..count).map(|_| world.post(&token, &status));
     let filling = async {
@@ -362,7 +354,7 @@ async fn the_disk_has_an_intent_before_a_byte_leaves_and_an_outcome_before_the_a
     let mut traced = Command::new("strace");
     let calls = "trace=fdatasync,fsync,write,writev,sendto,sendmsg";
     traced
-        .args(["-f", "-s", "4000", "-e", calls, "-o"])
+        .args(["-D", "-f", "-s", "4000", "-e", calls, "-o"])
         .arg(&trace)
         .arg(program.get_program())
         .args(program.get_args())
@@ -379,7 +371,7 @@ async fn the_disk_has_an_intent_before_a_byte_leaves_and_an_outcome_before_the_a
     let request = request.json(&lookup(UpdateStatus));
     let answered = answer(request.send().await.unwrap()).await;
     assert_eq!(answered.code(), "customer_not_found");
-    // strace hands the signal on.
+    // With -D it is the gateway that was started here.
     served.program.signal("TERM");
     served.program.end().await;
     let text = fs::read_to_string(&trace).unwrap();

@@ -344,6 +344,7 @@ async fn a_wrong_configuration_changes_nothing_and_everybody_is_told_what_to_men
             let logged = |line: &Value| line["level"] == "ERROR" && line["message"] == **mistake;
             assert!(log.events().iter().any(logged), "{mistake}");
         }
+        until_recorded(&world, number + 1).await;
         let recorded = recorded(&world.audit);
         let last = ("api".to_owned(), "refused".to_owned(), mistakes.len());
         assert_eq!(recorded.last(), Some(&last));
@@ -370,6 +371,7 @@ async fn a_wrong_configuration_changes_nothing_and_everybody_is_told_what_to_men
         .await
     );
     let last = ("api".to_owned(), "ok".to_owned(), 0);
+    until_recorded(&world, 6).await;
     assert_eq!(recorded(&world.audit).last(), Some(&last));
 }
 
@@ -418,9 +420,9 @@ async fn what_only_a_restart_changes_is_named_key_by_key_and_refused() {
     let keys = [
         "state.path",
         "state.key",
-        "audit.key",
         "telemetry.log_format",
         "telemetry.log_level",
+        "audit.key",
     ];
     assert_eq!(named, keys);
     for key in ['x', 'y'].map(key) {
