@@ -102,6 +102,7 @@ fn settings(folder: &Path, sync_interval: Duration) -> AuditSettings {
         keep: None,
         keep_files: None,
         stdout: false,
+        ship: None,
     }
 }
 

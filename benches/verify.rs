@@ -92,6 +92,7 @@ fn write(folder: &Path, keys: &AuditKeys) -> NodeId {
         keep: None,
         keep_files: None,
         stdout: false,
+        ship: None,
     };
     let trail = AuditTrail::open(&settings, None).expect("a trail");
     let time = Timestamp::UNIX_EPOCH.to_string();

@@ -18,6 +18,7 @@ pub mod proof;
 mod queue;
 mod recovery;
 pub mod search;
+pub mod ship;
 pub mod tree;
 pub mod verify;
 mod writer;
@@ -35,7 +36,9 @@ use tokio::{
     time::timeout,
 };
 
-use self::{event::Event, key::AuditKeys, line::Position, queue::Queue, writer::Writer};
+use self::{
+    event::Event, key::AuditKeys, line::Position, queue::Queue, ship::ShipSettings, writer::Writer,
+};
 use crate::{
     ident::{NodeId, PseudonymKey},
     outbox::Outbox,
@@ -70,11 +73,13 @@ pub struct AuditSettings {
     pub keep_files: Option<u64>,
     /// Whether each durable line goes to standard output, too.
     pub stdout: bool,
+    /// Where its lines go besides.
+    pub ship: Option<ShipSettings>,
 }
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 14] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 15] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -108,6 +113,7 @@ impl AuditSettings {
             ("audit.keep", self.keep == other.keep),
             ("audit.keep_files", self.keep_files == other.keep_files),
             ("audit.stdout", self.stdout == other.stdout),
+            ("audit.ship", self.ship == other.ship),
         ]
     }
 }

@@ -22,6 +22,7 @@ mod quota;
 mod revocations;
 pub(crate) mod secret;
 mod sections;
+mod ship;
 pub mod sources;
 mod state;
 mod vault;

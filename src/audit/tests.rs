@@ -66,6 +66,7 @@ pub(super) fn settings(folder: &Path) -> AuditSettings {
         keep: None,
         keep_files: None,
         stdout: false,
+        ship: None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         AuditSettings, Durability,
         key::{AuditKey, AuditKeys},
     },
-    config::{cursor::Section, secret},
+    config::{cursor::Section, secret, ship},
     units::{GIB, KIB},
 };
 
@@ -47,6 +47,8 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
     let keep = section.duration("keep", KEPT);
     let keep_files = section.count("keep_files", 0..=1_000_000);
     let stdout = section.required("stdout").and_then(|f| f.flag());
+    let ship_written = section.has("ship");
+    let ship = ship::ship(&mut section);
     section.finish();
     Some(AuditSettings {
         folder: folder?,
@@ -62,6 +64,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
         keep: Some(keep?).filter(|keep| !keep.is_zero()),
         keep_files: Some(keep_files?).filter(|files| *files > 0),
         stdout: stdout?,
+        ship: if ship_written { Some(ship?) } else { None },
     })
 }
 

@@ -4,6 +4,7 @@ mod broken;
 mod quota;
 mod redis;
 mod remote;
+mod ship;
 mod vault;
 
 use std::{
@@ -672,6 +673,8 @@ fn asked_keys() -> BTreeSet<String> {
     let redis = "[state]\nbackend = \"redis\"\n\
                  [state.redis]\nurls = [\"redis://127.0.0.1\"]\nnodes = 1\nzz = 1\n";
     folder.write("redis.toml", redis);
+    let ship = "[audit.ship]\nkind = \"nats\"\nurl = \"nats://[::1]\"\nsubject = \"a\"\nwhat = \"heads\"\nzz = 1\n";
+    folder.write("ship.toml", ship);
     let text = text + quota + remote + vault;
     folder.write("gateway.toml", text);
     let probes: Vec<String> = sections
@@ -686,7 +689,7 @@ zz = 1
         .collect();
     folder.write("probes.toml", probes.concat());
     let mistakes = folder
-        .load(&["gateway.toml", "probes.toml", "redis.toml"])
+        .load(&["gateway.toml", "probes.toml", "redis.toml", "ship.toml"])
         .unwrap_err();
     let mut keys = BTreeSet::new();
     for mistake in &mistakes {
@@ -707,6 +710,7 @@ fn default_toml_shows_every_key_and_no_other() {
     // Tables of their own, not keys.
     assert!(asked.remove("server.http2"));
     assert!(asked.remove("state.redis"));
+    assert!(asked.remove("audit.ship"));
     assert!(asked.remove("issuers.jwks"));
     assert!(asked.remove("issuers.bind"));
     assert!(asked.remove("accounts.credentials"));

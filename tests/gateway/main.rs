@@ -43,6 +43,7 @@ mod redis;
 mod reload;
 mod revocation;
 mod rotation;
+mod shipping;
 mod slow;
 mod standin;
 mod support;

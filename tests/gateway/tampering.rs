@@ -77,6 +77,7 @@ async fn write(folder: &Path, secret: &[u8; 32]) -> Vec<(RequestId, Position)> {
         keep: None,
         keep_files: None,
         stdout: false,
+        ship: None,
     };
     let mut outcomes = Vec::new();
     for _ in 0..FILES {
