@@ -7,7 +7,8 @@
 pub(crate) mod api;
 pub(crate) mod credentials;
 pub(crate) mod forget;
-mod import;
+pub(crate) mod import;
+pub(crate) mod revocations;
 pub(crate) mod usage;
 
 use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, sync::Arc};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{api::BoxError, forget::Home, usage::Desk};
 use crate::{
+    address::Client,
     audit::AuditUnavailable,
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
@@ -86,8 +88,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Answers one request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Segments>
+    /// Answers one request of this peer.
+    pub async fn answer<B>(&self, request: Request<B>, peer: Client) -> Response<Segments>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
     {
@@ -107,7 +109,7 @@ impl Admin {
             return text(StatusCode::FORBIDDEN, why);
         }
         if path.starts_with("/api/") {
-            return api::answer(self, &parts, body).await;
+            return api::answer(self, peer, &parts, body).await;
         }
         if parts.method != Method::GET {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");

@@ -374,7 +374,7 @@ pub(crate) fn importers(config: &Config, ledger: &Ledger) -> HashMap<TenantId, I
 }
 
 /// Where each tenant's customers are.
-fn homes(config: &Config) -> HashMap<TenantId, Home> {
+pub(crate) fn homes(config: &Config) -> HashMap<TenantId, Home> {
     let accounts = config.accounts.iter().map(|account| (&account.id, account));
     let accounts: HashMap<&AccountId, &Account> = accounts.collect();
     let home = |tenant: &Tenant| {

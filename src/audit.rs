@@ -14,6 +14,7 @@ mod keeper;
 pub mod key;
 pub mod line;
 pub mod note;
+pub mod operator;
 pub mod proof;
 mod queue;
 mod recovery;

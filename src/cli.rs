@@ -35,15 +35,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::{App, Edges, LAST_EVENTS, StartError},
-    audit::AuditTrail,
-    auth::{mint::MintError, register::RegisterError},
+    audit::{AuditTrail, operator::Via},
+    auth::mint::MintError,
     clock,
     config::{
         Config, check_clock,
         mistake::{Mistake, Mistakes},
     },
+    ident::{InvalidName, OperatorName},
     outbox::Outbox,
-    reload::{Cause, Reloads},
+    reload::Reloads,
     simulator::{self, SimulatorError, SimulatorSettings},
     store::{OpenError, StoreError},
     telemetry::{self, TelemetrySettings},
@@ -55,6 +56,13 @@ use crate::{
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// What the operator is called in the audit trail, where what is done leaves an event there
+    #[arg(long = "as", global = true, value_name = "NAME", value_parser = operator_name)]
+    operator: Option<OperatorName>,
+}
+
+fn operator_name(text: &str) -> Result<OperatorName, InvalidName> {
+    OperatorName::try_from(text)
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,9 +162,6 @@ pub enum CommandError {
     /// The running gateway could not be asked, or refused.
     #[error("{0}")]
     Operator(String),
-    /// The register of revocations was not changed.
-    #[error("{0}")]
-    Register(#[from] RegisterError),
     /// The simulator could not start.
     #[error("{0}")]
     Simulator(#[from] SimulatorError),
@@ -183,6 +188,9 @@ pub enum CommandError {
         /// Of how many.
         tested: u64,
     },
+    /// What a command does cannot be recorded.
+    #[error("nothing was done, as it could not be recorded: {0}")]
+    Trail(#[source] crate::audit::OpenError),
     /// The arguments do not fit the configuration.
     #[error("{0}")]
     Usage(String),
@@ -201,20 +209,31 @@ impl CommandError {
     }
 }
 
+/// What goes with a command from its beginning to its end.
+struct Session {
+    /// What the operator is called.
+    operator: Option<OperatorName>,
+    /// The audit trail that this process writes, if it does.
+    audit: Option<Arc<AuditTrail>>,
+}
+
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> ExitCode {
-    let mut audit = None;
+    let mut session = Session {
+        operator: cli.operator,
+        audit: None,
+    };
     let result = Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(CommandError::io("cannot start the runtime"))
         .and_then(|runtime| {
-            let result = runtime.block_on(execute(cli.command, &mut audit));
+            let result = runtime.block_on(execute(cli.command, &mut session));
             // A request that was cut off leaves its log line and audit event when it is dropped here.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
         });
-    if let Some(audit) = audit {
+    if let Some(audit) = session.audit {
         close(&audit);
     }
     telemetry::flush();
@@ -236,23 +255,20 @@ fn close(audit: &AuditTrail) {
     }
 }
 
-async fn execute(
-    command: Command,
-    audit: &mut Option<Arc<AuditTrail>>,
-) -> Result<(), CommandError> {
+async fn execute(command: Command, session: &mut Session) -> Result<(), CommandError> {
     match command {
         Command::Audit(args) => audit::run(args).await,
-        Command::Cache(args) => cache::run(args).await,
+        Command::Cache(args) => cache::run(args, session).await,
         Command::Check(args) => check(&args),
-        Command::Credentials(args) => credentials::run(args).await,
-        Command::Customers(args) => customers::run(&args).await,
+        Command::Credentials(args) => credentials::run(args, session).await,
+        Command::Customers(args) => customers::run(&args, session).await,
         Command::Demo(args) => demo::run(&args).await,
-        Command::Reload(args) => reload::run(&args).await,
-        Command::Revocations(args) => revocations::run(args).await,
-        Command::Serve(args) => serve(&args, audit).await,
+        Command::Reload(args) => reload::run(&args, session).await,
+        Command::Revocations(args) => revocations::run(args, session).await,
+        Command::Serve(args) => serve(&args, session).await,
         Command::Simulator(args) => simulate(&args).await,
         Command::Token(args) => token::mint(&args),
-        Command::Usage(args) => usage::run(args).await,
+        Command::Usage(args) => usage::run(args, session).await,
     }
 }
 
@@ -270,7 +286,7 @@ fn check(args: &ConfigArgs) -> Result<(), CommandError> {
     ))
 }
 
-async fn serve(args: &ConfigArgs, audit: &mut Option<Arc<AuditTrail>>) -> Result<(), CommandError> {
+async fn serve(args: &ConfigArgs, session: &mut Session) -> Result<(), CommandError> {
     check_clock(clock::now())?;
     let config = Config::load_with_env(&args.config)?;
     telemetry::install(config.telemetry).map_err(CommandError::io("cannot start the log"))?;
@@ -287,7 +303,7 @@ async fn serve(args: &ConfigArgs, audit: &mut Option<Arc<AuditTrail>>) -> Result
     let (public, admin) = (address(&edges.public)?, address(&edges.admin)?);
     let hangups = listen_for(SignalKind::hangup())?;
     let app = App::build(config, edges).await?;
-    *audit = Some(app.audit());
+    session.audit = Some(app.audit());
     reload_on(hangups, app.reloads());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -319,7 +335,7 @@ async fn simulate(args: &SimulatorArgs) -> Result<(), CommandError> {
 fn reload_on(mut hangups: Signal, reloads: Reloads) {
     TaskTracker::new().spawn(async move {
         while hangups.recv().await.is_some() {
-            reloads.ask(Cause::Signal).await;
+            reloads.ask(Via::Signal.into()).await;
         }
     });
 }

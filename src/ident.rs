@@ -96,6 +96,10 @@ name! {
     NodeId
 }
 name! {
+    /// What an operator calls himself. It has no room for an email address.
+    OperatorName
+}
+name! {
     /// A tenant: the company or product whose frontends call the gateway.
     TenantId
 }

@@ -8,33 +8,13 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit::operator::{Actor, Unrecorded};
+
 /// The `[reload]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReloadSettings {
     /// How often files are looked at; none leaves them alone.
     pub watch: Option<Duration>,
-}
-
-/// What asks for a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// An operator, on the admin listener.
-    Api,
-    /// A file has changed.
-    File,
-    /// SIGHUP.
-    Signal,
-}
-
-impl Cause {
-    /// In one word, for logs and audit events.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Api => "api",
-            Self::File => "file",
-            Self::Signal => "signal",
-        }
-    }
 }
 
 /// What came of a reload.
@@ -58,13 +38,15 @@ pub enum Refused {
     Mistakes(Arc<[String]>),
     /// These are settings that only a restart changes, each with what to do.
     Restart(Arc<[String]>),
+    /// That it takes effect could not be written down.
+    Unrecorded(Unrecorded),
 }
 
 impl Refused {
     /// What there is to mend, a line each.
     pub fn lines(&self) -> &[String] {
         match self {
-            Self::Draining => &[],
+            Self::Draining | Self::Unrecorded(_) => &[],
             Self::Mistakes(lines) | Self::Restart(lines) => lines,
         }
     }
@@ -79,8 +61,8 @@ pub struct Reloads {
 
 /// One reload that is asked for.
 pub struct Request {
-    /// What asks for it.
-    pub cause: Cause,
+    /// Who asks for it.
+    pub actor: Actor,
     /// Where the answer goes; who asked may have left.
     pub answer: oneshot::Sender<Reloaded>,
 }
@@ -97,11 +79,11 @@ impl Reloads {
     }
 
     /// Reads the configuration again, and says what came of it.
-    pub async fn ask(&self, cause: Cause) -> Reloaded {
+    pub async fn ask(&self, actor: Actor) -> Reloaded {
         let (answer, answered) = oneshot::channel();
         // Nobody answers any more once the gateway drains.
         let draining = Reloaded::Refused(Refused::Draining);
-        if self.requests.send(Request { cause, answer }).await.is_err() {
+        if self.requests.send(Request { actor, answer }).await.is_err() {
             return draining;
         }
         answered.await.unwrap_or(draining)

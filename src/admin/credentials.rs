@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::api::Refusal;
 use crate::{
+    audit::operator::{About, Action, Found, Scribe},
     ident::{AccountId, CredentialId},
     rotator::{AccountStanding, Rotator},
 };
@@ -31,18 +32,43 @@ pub(super) fn list(rotator: &Rotator) -> Value {
 }
 
 /// Ends a credential's rest after a refusal.
-pub(super) fn retry(rotator: &Rotator, named: &Named) -> Result<Value, Refusal> {
+pub(super) async fn retry(
+    rotator: &Rotator,
+    scribe: Scribe<'_>,
+    named: &Named,
+) -> Result<Value, Refusal> {
     let Named {
         account,
         credential,
     } = named;
-    let refuse = |status, why: &str| Err(Refusal::new(status, why));
-    match rotator.retry(account, credential) {
-        None => refuse(StatusCode::NOT_FOUND, "no account has such a credential"),
-        Some(false) => refuse(
-            StatusCode::CONFLICT,
-            "it is not rejected: there is nothing to retry",
-        ),
+    let unknown = || Refusal::new(StatusCode::NOT_FOUND, "no account has such a credential");
+    let known = rotator.standings().into_iter().any(|standing| {
+        let mut credentials = standing.credentials.iter();
+        standing.id == *account && credentials.any(|known| known.id == *credential)
+    });
+    // What is recorded are names of the configuration, whatever was sent.
+    if !known {
+        return Err(unknown());
+    }
+    let about = About {
+        account: Some(account.as_str()),
+        credential: Some(credential.as_str()),
+        ..About::default()
+    };
+    let act = scribe.begins(Action::CredentialRetry, about).await?;
+    let retried = rotator.retry(account, credential);
+    let result = if retried == Some(true) {
+        "done"
+    } else {
+        "refused"
+    };
+    act.ends(result, Found::default()).await;
+    match retried {
+        None => Err(unknown()),
+        Some(false) => {
+            let why = "it is not rejected: there is nothing to retry";
+            Err(Refusal::new(StatusCode::CONFLICT, why))
+        }
         Some(true) => {
             tracing::info!(
                 account.id = %account, credential.id = %credential,

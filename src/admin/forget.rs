@@ -16,18 +16,15 @@ use super::{
     api::{Answer, BoxError, Refusal, not_allowed, read},
 };
 use crate::{
-    audit::{
-        Filed,
-        event::{Deed, Forgetting},
-    },
+    audit::operator::{About, Action as Deed, Found, Scribe, Underway, Unrecorded},
     customer::{
         EmailCase, Outcome,
         import::{Action, Importer},
     },
-    ident::{AccountId, Pseudonym, Purpose, TenantId},
+    ident::{AccountId, Purpose, TenantId},
     payload::email::is_mailbox,
+    status::StatusCache,
     store::StoreError,
-    trail::Observers,
 };
 
 /// Where a tenant's customers are.
@@ -65,9 +62,9 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>,
 /// What was removed of a person, by part.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Removed {
-    /// See [`Forgetting::cache`].
+    /// See [`Found::cache`].
     pub(crate) cache: &'static str,
-    /// See [`Forgetting::ownership`].
+    /// See [`Found::ownership`].
     pub(crate) ownership: &'static str,
 }
 
@@ -76,23 +73,9 @@ const REMOVED: &str = "removed";
 const UNKNOWN: &str = "unknown";
 const UNTOLD: &str = "untold";
 
-impl Removed {
-    /// Where no gateway runs there are no statuses.
-    pub(crate) const fn of_ledger(ownership: &'static str) -> Self {
-        Self {
-            cache: NONE,
-            ownership,
-        }
-    }
-}
-
 /// Why nothing was removed, or not all of it.
 #[derive(Debug, Clone, Copy, Error)]
-enum ForgetError {
-    #[error(
-        "the audit trail cannot be written, and nothing was removed: mend that, then try again"
-    )]
-    Audit,
+pub(crate) enum ForgetError {
     #[error(
         "not everything is known to be removed (cache: {}, ownership: {}): look at Redis, or at the disk of `state.path`, then try again; where the cache is `untold`, this gateway has forgotten the status, and other gateways are told when Redis is back",
         .0.cache,
@@ -101,6 +84,8 @@ enum ForgetError {
     Incomplete(Removed),
     #[error("`email` is not an email address")]
     Invalid,
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
     #[error("`tenant` names no tenant: name one of the configuration that this gateway runs with")]
     Unknown,
     #[error(
@@ -112,10 +97,9 @@ enum ForgetError {
 impl From<ForgetError> for Refusal {
     fn from(error: ForgetError) -> Self {
         let status = match error {
+            ForgetError::Unrecorded(why) => return why.into(),
             ForgetError::Invalid | ForgetError::Unknown => StatusCode::BAD_REQUEST,
-            ForgetError::Audit | ForgetError::Incomplete(_) | ForgetError::Untold => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ForgetError::Incomplete(_) | ForgetError::Untold => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
     }
@@ -140,7 +124,13 @@ impl Call {
 }
 
 /// Answers one request there.
-pub(super) async fn answer<B>(admin: &Admin, call: Call, parts: &Parts, body: B) -> Answer
+pub(super) async fn answer<B>(
+    admin: &Admin,
+    scribe: Scribe<'_>,
+    call: Call,
+    parts: &Parts,
+    body: B,
+) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -150,23 +140,27 @@ where
     let document = match call {
         Call::Forget => {
             let request = read(&parts.headers, body, "`tenant` and `email`").await?;
-            forget(admin, &request).await?
+            forget(admin, scribe, &request).await?
         }
         Call::Purge => {
             let expected = "`tenant` and, for one customer alone, `email`";
             let request = read(&parts.headers, body, expected).await?;
-            purge(admin, &request).await?
+            purge(admin, scribe, &request).await?
         }
     };
     Ok((StatusCode::OK, document))
 }
 
 /// Has a tenant's statuses kept no more, or those of one of its customers.
-async fn purge(admin: &Admin, request: &PurgeRequest) -> Result<Value, ForgetError> {
+async fn purge(
+    admin: &Admin,
+    scribe: Scribe<'_>,
+    request: &PurgeRequest,
+) -> Result<Value, ForgetError> {
     let (tenant, home) = find(admin, &request.tenant)?;
     let email = request.email.as_deref().map(address).transpose()?;
-    let customer = email.map(|email| pseudonym(admin, tenant, home, email));
-    let act = Act::begin(&admin.observers, "cache_purge", tenant, customer).await?;
+    let about = about(scribe, tenant, home, email);
+    let act = scribe.begins(Deed::CachePurge, about).await?;
     let (cache, document) = match email {
         None => {
             let told = admin.statuses.forget_tenant(tenant).await;
@@ -174,32 +168,31 @@ async fn purge(admin: &Admin, request: &PurgeRequest) -> Result<Value, ForgetErr
             (told.err().map(|_| UNTOLD), document)
         }
         Some(email) => {
-            let cache = forget_status(admin, tenant, home, email).await;
+            let cache = forget_status(&admin.statuses, tenant, home, email).await;
             let document = json!({ "purged": "customer", "tenant": tenant, "cache": cache });
             (Some(cache), document)
         }
     };
-    if !act.end(cache, None).await {
+    if !end((act, "cache_purge"), tenant, cache, None).await {
         return Err(ForgetError::Untold);
     }
     Ok(document)
 }
 
-/// Removes what the gateway has of a person; says what that was, by part.
-async fn forget(admin: &Admin, request: &ForgetRequest) -> Result<Value, ForgetError> {
+/// Removes what the gateway has of a person.
+async fn forget(
+    admin: &Admin,
+    scribe: Scribe<'_>,
+    request: &ForgetRequest,
+) -> Result<Value, ForgetError> {
     let (tenant, home) = find(admin, &request.tenant)?;
-    let email = address(&request.email)?;
-    let customer = pseudonym(admin, tenant, home, email);
-    let act = Act::begin(&admin.observers, "customer_forget", tenant, Some(customer)).await?;
-    // The ledger first: a status is kept of what is the tenant's alone, so that none comes after.
-    let ownership = disown(admin.importers.get(tenant), email).await;
-    let removed = Removed {
-        cache: forget_status(admin, tenant, home, email).await,
-        ownership: ownership.unwrap_or(UNKNOWN),
+    let forgetting = Forgetting {
+        tenant,
+        home,
+        importer: admin.importers.get(tenant),
+        email: address(&request.email)?,
     };
-    if !act.end(Some(removed.cache), Some(removed.ownership)).await {
-        return Err(ForgetError::Incomplete(removed));
-    }
+    let removed = forgetting.run(scribe, Some(&admin.statuses)).await?;
     Ok(document(tenant, removed))
 }
 
@@ -216,10 +209,7 @@ pub(crate) fn document(tenant: &TenantId, removed: Removed) -> Value {
 }
 
 /// Takes a customer out of the tenant's ledger, where it has one; the word on what came of it.
-pub(crate) async fn disown(
-    importer: Option<&Importer>,
-    email: &str,
-) -> Result<&'static str, StoreError> {
+async fn disown(importer: Option<&Importer>, email: &str) -> Result<&'static str, StoreError> {
     let Some(importer) = importer else {
         return Ok("no_ledger");
     };
@@ -228,9 +218,55 @@ pub(crate) async fn disown(
     Ok(outcomes.first().map_or(UNKNOWN, |o| Outcome::as_str(*o)))
 }
 
-async fn forget_status(admin: &Admin, tenant: &TenantId, home: &Home, email: &str) -> &'static str {
+/// What is to be forgotten, and by whom.
+pub(crate) struct Forgetting<'a> {
+    /// Whose customer.
+    pub(crate) tenant: &'a TenantId,
+    /// Where the tenant's customers are.
+    pub(crate) home: &'a Home,
+    /// What takes them out of its ledger, if it has one.
+    pub(crate) importer: Option<&'a Importer>,
+    /// The customer's address.
+    pub(crate) email: &'a str,
+}
+
+impl Forgetting<'_> {
+    /// Removes what there is of the person, in these statuses and in the ledger; says what that was, by part.
+    /// Where no gateway runs there are no statuses.
+    pub(crate) async fn run(
+        &self,
+        scribe: Scribe<'_>,
+        statuses: Option<&StatusCache>,
+    ) -> Result<Removed, ForgetError> {
+        let (tenant, email) = (self.tenant, self.email);
+        let about = about(scribe, tenant, self.home, Some(email));
+        let act = scribe.begins(Deed::CustomerForget, about).await?;
+        // The ledger first: a status is kept of what is the tenant's alone, so that none comes after.
+        let ownership = disown(self.importer, email).await;
+        let cache = match statuses {
+            Some(statuses) => forget_status(statuses, tenant, self.home, email).await,
+            None => NONE,
+        };
+        let removed = Removed {
+            cache,
+            ownership: ownership.unwrap_or(UNKNOWN),
+        };
+        let (act, cache) = ((act, "customer_forget"), Some(removed.cache));
+        if !end(act, tenant, cache, Some(removed.ownership)).await {
+            return Err(ForgetError::Incomplete(removed));
+        }
+        Ok(removed)
+    }
+}
+
+async fn forget_status(
+    statuses: &StatusCache,
+    tenant: &TenantId,
+    home: &Home,
+    email: &str,
+) -> &'static str {
     let account = &home.account;
-    match admin.statuses.forget_customer(tenant, account, email).await {
+    match statuses.forget_customer(tenant, account, email).await {
         Ok(true) => REMOVED,
         Ok(false) => NONE,
         Err(_) => UNTOLD,
@@ -249,69 +285,43 @@ fn address(email: &str) -> Result<&str, ForgetError> {
         .ok_or(ForgetError::Invalid)
 }
 
-/// The customer as outcome events have it.
-fn pseudonym(admin: &Admin, tenant: &TenantId, home: &Home, email: &str) -> Pseudonym {
-    let email = home.email_case.canonical(email);
-    let pseudonyms = admin.observers.audit.pseudonyms();
-    pseudonyms.pseudonym(Purpose::Customer, tenant, email.as_bytes())
-}
-
-/// What an operator does, for the audit trail: whoever finds its beginning alone knows that it may have
-/// happened.
-struct Act<'a> {
-    observers: &'a Observers,
-    action: &'static str,
+/// Whom it is about, as outcome events have it.
+fn about<'a>(
+    scribe: Scribe<'_>,
     tenant: &'a TenantId,
-    customer: Option<Pseudonym>,
+    home: &Home,
+    email: Option<&str>,
+) -> About<'a> {
+    let customer = email.map(|email| {
+        let email = home.email_case.canonical(email);
+        let pseudonyms = scribe.pseudonyms();
+        pseudonyms.pseudonym(Purpose::Customer, tenant, email.as_bytes())
+    });
+    About {
+        tenant: Some(tenant.as_str()),
+        customer,
+        ..About::default()
+    }
 }
 
-impl<'a> Act<'a> {
-    async fn begin(
-        observers: &'a Observers,
-        action: &'static str,
-        tenant: &'a TenantId,
-        customer: Option<Pseudonym>,
-    ) -> Result<Self, ForgetError> {
-        let act = Self {
-            observers,
-            action,
-            tenant,
-            customer,
-        };
-        let begun = act.record(None, None, "begun").durable().await;
-        begun.map(|_| act).map_err(|_| ForgetError::Audit)
-    }
-
-    /// Says whether all of it was done, once that is recorded or cannot be: it is done either way.
-    async fn end(self, cache: Option<&'static str>, ownership: Option<&'static str>) -> bool {
-        let whole = cache != Some(UNTOLD) && ownership != Some(UNKNOWN);
-        let result = if whole { "done" } else { "incomplete" };
-        let _ = self.record(cache, ownership, result).durable().await;
-        let (action, tenant) = (self.action, self.tenant);
-        tracing::info!(
-            tenant.id = %tenant, action, cache, ownership, result,
-            "an operator has the gateway forget"
-        );
-        whole
-    }
-
-    fn record(
-        &self,
-        cache: Option<&'static str>,
-        ownership: Option<&'static str>,
-        result: &'static str,
-    ) -> Filed {
-        self.observers.record(Deed::Admin {
-            action: self.action,
-            tenant: Some(self.tenant.as_str()),
-            month: None,
-            grant: None,
-            forgetting: Some(Forgetting {
-                customer: self.customer,
-                cache,
-                ownership,
-                result,
-            }),
-        })
-    }
+/// Says whether all of it was done, once that is recorded or cannot be: it is done either way.
+async fn end(
+    (act, action): (Underway<'_>, &'static str),
+    tenant: &TenantId,
+    cache: Option<&'static str>,
+    ownership: Option<&'static str>,
+) -> bool {
+    let whole = cache != Some(UNTOLD) && ownership != Some(UNKNOWN);
+    let result = if whole { "done" } else { "incomplete" };
+    let found = Found {
+        cache,
+        ownership,
+        ..Found::default()
+    };
+    act.ends(result, found).await;
+    tracing::info!(
+        tenant.id = %tenant, action, cache, ownership, result,
+        "an operator has the gateway forget"
+    );
+    whole
 }

@@ -1,6 +1,6 @@
 //! `POST /api/customers/import`, `…/remove` and `…/owner`: what operators do with the ledger.
 //!
-//! Invariant: neither an answer nor the log repeats an address.
+//! Invariant: neither an answer nor the log nor an audit event repeats an address.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,15 @@ use thiserror::Error;
 
 use super::{
     Admin,
-    api::{Answer, BoxError, not_allowed, read},
+    api::{Answer, BoxError, Refusal, not_allowed, read},
 };
 use crate::{
+    audit::operator::{About, Action as Deed, Found, Scribe, Unrecorded},
     customer::{
-        Outcome,
+        Outcome, Owner,
         import::{Action, BATCH, Importer, of_account},
     },
-    ident::TenantId,
+    ident::{Purpose, TenantId},
     payload::email::is_mailbox,
     status::StatusCache,
     store::StoreError,
@@ -47,7 +48,13 @@ impl Call {
 }
 
 /// Answers one request there.
-pub(super) async fn answer<B>(admin: &Admin, call: Call, parts: &Parts, body: B) -> Answer
+pub(super) async fn answer<B>(
+    admin: &Admin,
+    scribe: Scribe<'_>,
+    call: Call,
+    parts: &Parts,
+    body: B,
+) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -57,11 +64,16 @@ where
     let document = match call {
         Call::Apply(action) => {
             let request = read(&parts.headers, body, "`tenant` and `emails`").await?;
-            apply(admin, action, &request).await?
+            apply(admin, scribe, action, &request).await?
         }
         Call::Owner => {
-            let request = read(&parts.headers, body, "`account` and `email`").await?;
-            owner(&admin.importers, &request).await?
+            let request: OwnerRequest = read(&parts.headers, body, "`account` and `email`").await?;
+            let owner = owner(&admin.importers, scribe, &request.account, &request.email);
+            let owner = owner.await?;
+            json!({
+                "tenant": owner.as_ref().map(|owner| owner.tenant.as_str()),
+                "phase": owner.as_ref().map(|owner| owner.phase.as_str()),
+            })
         }
     };
     Ok((StatusCode::OK, document))
@@ -85,7 +97,7 @@ struct OwnerRequest {
 
 /// Why nothing was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(super) enum ImportError {
+pub(crate) enum ImportError {
     #[error("`email` is not an email address")]
     Invalid,
     #[error(
@@ -100,12 +112,29 @@ pub(super) enum ImportError {
     TooMany,
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
+}
+
+impl From<ImportError> for Refusal {
+    fn from(error: ImportError) -> Self {
+        let status = match error {
+            ImportError::Unrecorded(why) => return why.into(),
+            ImportError::Invalid
+            | ImportError::NoAccount
+            | ImportError::NoLedger
+            | ImportError::TooMany => StatusCode::BAD_REQUEST,
+            ImportError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
 }
 
 /// Imports one batch, or takes it out, and with it the statuses that are kept of its customers. The
 /// answer's `results` are in the order of `emails`.
 async fn apply(
     admin: &Admin,
+    scribe: Scribe<'_>,
     action: Action,
     request: &BatchRequest,
 ) -> Result<Value, ImportError> {
@@ -114,23 +143,53 @@ async fn apply(
     if request.emails.len() > BATCH {
         return Err(ImportError::TooMany);
     }
-    let outcomes = importer.apply(action, &request.emails).await?;
-    let count = |of: Outcome| outcomes.iter().filter(|outcome| **outcome == of).count();
-    let (tenant, asked) = (&importer.tenant, outcomes.len());
+    let outcomes = applied(importer, scribe, action, &request.emails).await?;
+    let (tenant, asked, done) = (&importer.tenant, outcomes.len(), done(&outcomes));
     match action {
         Action::Import => {
-            let imported = count(Outcome::Imported);
-            tracing::info!(tenant.id = %tenant, imported, asked, "customers imported");
+            tracing::info!(tenant.id = %tenant, imported = done, asked, "customers imported");
         }
         Action::Remove => {
-            let removed = count(Outcome::Removed);
-            tracing::info!(tenant.id = %tenant, removed, asked, "customers removed");
+            tracing::info!(tenant.id = %tenant, removed = done, asked, "customers removed");
             let all = request.emails.iter().zip(&outcomes);
             forget_statuses(&admin.statuses, importer, all).await;
         }
     }
     let results: Vec<&str> = outcomes.into_iter().map(Outcome::as_str).collect();
     Ok(json!({ "results": results }))
+}
+
+/// Does it in the ledger: however many customers there are, two events tell of it.
+pub(crate) async fn applied(
+    importer: &Importer,
+    scribe: Scribe<'_>,
+    action: Action,
+    emails: &[String],
+) -> Result<Vec<Outcome>, ImportError> {
+    let deed = match action {
+        Action::Import => Deed::CustomerImport,
+        Action::Remove => Deed::CustomerRemove,
+    };
+    let about = About {
+        tenant: Some(importer.tenant.as_str()),
+        customers: Some(emails.len()),
+        ..About::default()
+    };
+    let act = scribe.begins(deed, about).await?;
+    let outcomes = importer.apply(action, emails).await;
+    let found = Found {
+        done: outcomes.as_deref().ok().map(done),
+        ..Found::default()
+    };
+    let result = if outcomes.is_ok() { "done" } else { "unknown" };
+    act.ends(result, found).await;
+    Ok(outcomes?)
+}
+
+/// With how many it was done.
+fn done(outcomes: &[Outcome]) -> usize {
+    let is_done = |outcome: &&Outcome| matches!(outcome, Outcome::Imported | Outcome::Removed);
+    outcomes.iter().filter(is_done).count()
 }
 
 /// Has the statuses of these customers kept no more: also of those that were not the tenant's just now, as
@@ -157,19 +216,30 @@ async fn forget_statuses(
     }
 }
 
-/// Says who has a customer: `tenant` is null where nobody has.
-async fn owner(
+/// Says who has a customer of an account.
+pub(crate) async fn owner(
     importers: &HashMap<TenantId, Importer>,
-    request: &OwnerRequest,
-) -> Result<Value, ImportError> {
-    let importer = of_account(importers.values(), &request.account);
-    let importer = importer.ok_or(ImportError::NoAccount)?;
-    if !is_mailbox(request.email.trim()) {
+    scribe: Scribe<'_>,
+    account: &str,
+    email: &str,
+) -> Result<Option<Owner>, ImportError> {
+    let importer = of_account(importers.values(), account).ok_or(ImportError::NoAccount)?;
+    if !is_mailbox(email.trim()) {
         return Err(ImportError::Invalid);
     }
-    let owner = importer.owner(&request.email).await?;
-    Ok(json!({
-        "tenant": owner.as_ref().map(|owner| owner.tenant.as_str()),
-        "phase": owner.as_ref().map(|owner| owner.phase.as_str()),
-    }))
+    let owner = importer.owner(email).await?;
+    // Each tenant has pseudonyms of its own, so that there is none of a customer whom nobody has.
+    let customer = owner.as_ref().map(|owner| {
+        let email = importer.email_case.canonical(email);
+        let pseudonyms = scribe.pseudonyms();
+        pseudonyms.pseudonym(Purpose::Customer, &owner.tenant, email.as_bytes())
+    });
+    let about = About {
+        account: Some(importer.account.as_str()),
+        tenant: owner.as_ref().map(|owner| owner.tenant.as_str()),
+        customer,
+        ..About::default()
+    };
+    scribe.tells(Deed::CustomerOwner, about).await?;
+    Ok(owner)
 }

@@ -7,26 +7,22 @@
 use std::{
     collections::BTreeMap,
     ops::Bound::{Excluded, Unbounded},
+    slice,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use http::{Method, StatusCode, request::Parts};
 use http_body::Body;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{
-    Admin,
-    api::{Answer, BoxError, Refusal, not_allowed, read},
-};
+use super::api::{Answer, BoxError, Refusal, not_allowed, read};
 use crate::{
-    audit::{
-        Filed,
-        event::{Deed, Granting},
-    },
+    audit::operator::{About, Action, Found, Scribe, Unrecorded},
     clock,
     ident::{AccountId, GrantId, InvalidName, TenantId},
     limits::{
@@ -37,7 +33,6 @@ use crate::{
     reply::unit,
     store::StoreError,
     tenant::Tenant,
-    trail::Observers,
 };
 
 /// Most tenants in one answer.
@@ -135,10 +130,6 @@ pub(crate) struct Billed {
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum UsageError {
-    #[error(
-        "the audit trail cannot be written, and nothing was granted or told: mend that, then try again"
-    )]
-    Audit,
     #[error(transparent)]
     Grant(#[from] GrantError),
     #[error("`id`: {InvalidName}")]
@@ -157,6 +148,8 @@ pub(crate) enum UsageError {
     Store(#[from] StoreError),
     #[error("`tenant`: {InvalidName}")]
     Tenant,
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
     #[error("no such tenant is configured: `dcams-gateway usage show` lists them")]
     Unknown,
 }
@@ -166,7 +159,7 @@ impl UsageError {
     pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::Unknown => StatusCode::NOT_FOUND,
-            Self::Audit
+            Self::Unrecorded(_)
             | Self::Store(_)
             | Self::Grant(GrantError::Unavailable | GrantError::Unknown) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -186,6 +179,9 @@ impl UsageError {
 
 impl From<UsageError> for Refusal {
     fn from(error: UsageError) -> Self {
+        if let UsageError::Unrecorded(why) = error {
+            return why.into();
+        }
         Self::new(error.status(), error.to_string())
     }
 }
@@ -197,28 +193,30 @@ pub(super) fn below(path: &str) -> Option<&str> {
 }
 
 /// Answers one request there.
-pub(super) async fn answer<B>(admin: &Admin, rest: &str, parts: &Parts, body: B) -> Answer
+pub(super) async fn answer<B>(
+    desk: &Desk,
+    scribe: Scribe<'_>,
+    rest: &str,
+    parts: &Parts,
+    body: B,
+) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    let (desk, observers) = (&admin.usage, &*admin.observers);
     let query = parts.uri.query().unwrap_or_default();
     match (rest, &parts.method) {
         ("", &Method::GET) => {
             let asked = Asked::read(query, "`tenant` once, and `after`", false)?;
             let tenant = asked.tenants.first();
-            let usage = desk.show(tenant, asked.after.as_ref()).await?;
-            note(observers, "usage_read", &asked.tenants, None).await?;
+            let usage = desk.show(scribe, tenant, asked.after.as_ref()).await?;
             Ok(document(&usage))
         }
         ("/statement", &Method::GET) => {
             let asked = Asked::read(query, "`month`, `after`, and `tenant` for each", true)?;
             let month = asked.month.ok_or(UsageError::NoMonth)?;
-            let statement = desk.statement(month, &asked.tenants, asked.after.as_ref());
-            let statement = statement.await?;
-            let month = month.to_string();
-            note(observers, "statement_read", &asked.tenants, Some(&month)).await?;
-            Ok(document(&statement))
+            let after = asked.after.as_ref();
+            let statement = desk.statement(scribe, month, &asked.tenants, after);
+            Ok(document(&statement.await?))
         }
         ("" | "/statement", _) => Err(not_allowed("GET")),
         (rest, method) => {
@@ -236,10 +234,8 @@ where
                 return Err(not_allowed("POST"));
             }
             let request: GrantRequest = read(&parts.headers, body, GRANT).await?;
-            let (quota, limits) = desk.quota(tenant)?;
-            let grant = request.parse()?;
-            let granted = watched(observers, tenant, grant, quota.grant(grant)).await?;
-            Ok(document(&Granted::of(tenant, granted, &quota, &limits)?))
+            let granted = desk.grant(scribe, tenant, request.parse()?).await?;
+            Ok(document(&granted))
         }
     }
 }
@@ -285,71 +281,24 @@ impl Asked {
 }
 
 /// Writes down that an operator reads something of these tenants, or of all.
-async fn note(
-    observers: &Observers,
-    action: &'static str,
+async fn tells(
+    scribe: Scribe<'_>,
+    action: Action,
     tenants: &[TenantId],
     month: Option<&str>,
-) -> Result<(), UsageError> {
+) -> Result<(), Unrecorded> {
     let named = tenants.iter().map(|tenant| Some(tenant.as_str()));
     let all = tenants.is_empty().then_some(None);
-    let record = |tenant| {
-        observers.record(Deed::Admin {
-            action,
+    let told = all.into_iter().chain(named).map(|tenant| {
+        let about = About {
             tenant,
             month,
-            grant: None,
-            forgetting: None,
-        })
-    };
-    let filed: Vec<Filed> = all.into_iter().chain(named).map(record).collect();
-    for filed in filed {
-        filed.durable().await.map_err(|_| UsageError::Audit)?;
-    }
-    Ok(())
-}
-
-/// Grants, and writes it down before and after: whoever finds the first alone knows that it may have
-/// happened.
-async fn watched(
-    observers: &Observers,
-    tenant: &str,
-    grant: Grant,
-    granting: impl Future<Output = Result<bool, GrantError>>,
-) -> Result<bool, UsageError> {
-    let (policy, amount) = (grant.policy.name(), grant.amount);
-    let act = |result| {
-        observers.record(Deed::Admin {
-            action: "usage_grant",
-            tenant: Some(tenant),
-            month: None,
-            grant: Some(Granting {
-                policy,
-                amount,
-                result,
-            }),
-            forgetting: None,
-        })
-    };
-    let begun = act("begun").durable().await;
-    begun.map_err(|_| UsageError::Audit)?;
-    let granted = granting.await;
-    let result = match granted {
-        Ok(true) => "granted",
-        Ok(false) => "granted_before",
-        Err(GrantError::Unknown) => "unknown",
-        Err(_) => "refused",
-    };
-    // It is done, whether or not that can be recorded.
-    let _ = act(result).durable().await;
-    tracing::info!(
-        tenant.id = tenant,
-        policy,
-        amount,
-        result,
-        "an operator grants more"
-    );
-    Ok(granted?)
+            ..About::default()
+        };
+        scribe.tells(action, about)
+    });
+    // All at a time: they share their way to the disk.
+    try_join_all(told).await.map(|_| ())
 }
 
 impl GrantRequest {
@@ -389,6 +338,7 @@ impl Desk {
     /// How one tenant stands, or a page of all, from behind a name.
     pub(crate) async fn show(
         &self,
+        scribe: Scribe<'_>,
         tenant: Option<&TenantId>,
         after: Option<&TenantId>,
     ) -> Result<Usage, UsageError> {
@@ -405,6 +355,13 @@ impl Desk {
         let now = clock::now();
         let used = shown.into_iter().zip(&quotas);
         let used = used.map(|((id, known), quota)| Used::of(id, quota, &known.limits, now));
+        tells(
+            scribe,
+            Action::UsageRead,
+            tenant.map_or(&[], slice::from_ref),
+            None,
+        )
+        .await?;
         Ok(Usage {
             tenants: used.collect(),
             stale: !fresh,
@@ -413,25 +370,54 @@ impl Desk {
     }
 
     /// Grants a tenant more.
-    pub(crate) async fn grant(&self, tenant: &str, grant: Grant) -> Result<Granted, UsageError> {
+    pub(crate) async fn grant(
+        &self,
+        scribe: Scribe<'_>,
+        tenant: &str,
+        grant: Grant,
+    ) -> Result<Granted, UsageError> {
         let (quota, limits) = self.quota(tenant)?;
-        let counted = quota.grant(grant).await?;
+        let (policy, amount) = (grant.policy.name(), grant.amount);
+        let about = About {
+            tenant: Some(tenant),
+            policy: Some(policy),
+            amount: Some(amount),
+            ..About::default()
+        };
+        let act = scribe.begins(Action::UsageGrant, about).await?;
+        let granted = quota.grant(grant).await;
+        let result = match granted {
+            Ok(true) => "granted",
+            Ok(false) => "granted_before",
+            Err(GrantError::Unknown) => "unknown",
+            Err(_) => "refused",
+        };
+        act.ends(result, Found::default()).await;
+        tracing::info!(
+            tenant.id = tenant,
+            policy,
+            amount,
+            result,
+            "an operator grants more"
+        );
+        let counted = granted?;
         Granted::of(tenant, counted, &quota, &limits)
     }
 
     /// The statement of some tenants, or of a page of all, from behind a name.
     pub(crate) async fn statement(
         &self,
+        scribe: Scribe<'_>,
         month: Month,
-        tenants: &[TenantId],
+        named: &[TenantId],
         after: Option<&TenantId>,
     ) -> Result<Statement, UsageError> {
         within_reach(month, clock::now())?;
-        let (tenants, next) = if tenants.is_empty() {
+        let (tenants, next) = if named.is_empty() {
             let (page, next) = self.page(after);
             (page.into_iter().map(|(id, _)| id.clone()).collect(), next)
         } else {
-            (tenants.to_vec(), None)
+            (named.to_vec(), None)
         };
         let all: Vec<Months> = tenants
             .into_iter()
@@ -446,8 +432,10 @@ impl Desk {
         for billed in &billed {
             total += &billed.sums;
         }
+        let month = month.to_string();
+        tells(scribe, Action::StatementRead, named, Some(&month)).await?;
         Ok(Statement {
-            month: month.to_string(),
+            month,
             tenants: billed,
             total,
             next,

@@ -301,9 +301,9 @@ impl Handle for Operators {
     fn handle(
         &self,
         request: Request<RequestBody>,
-        _peer: Client,
+        peer: Client,
     ) -> impl Future<Output = Response<Segments>> + Send {
         let snapshot = self.0.current();
-        async move { snapshot.admin.answer(request).await }
+        async move { snapshot.admin.answer(request, peer).await }
     }
 }

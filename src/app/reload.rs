@@ -20,7 +20,10 @@ use super::{
     watching::Watched,
 };
 use crate::{
-    audit::event::Deed,
+    audit::{
+        event::Deed,
+        operator::{Actor, Unrecorded, Via},
+    },
     auth::revocation::{Revocation, request::Terms},
     clock,
     config::{
@@ -30,7 +33,7 @@ use crate::{
         sources::{Fingerprint, Sources},
     },
     pipeline::{Gateway, Grant},
-    reload::{Cause, Refused, Reloaded, Request},
+    reload::{Refused, Reloaded, Request},
     rotator::{Plan, Unread},
     tenant::Tenant,
 };
@@ -57,20 +60,20 @@ impl Reloader {
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let draining = self.lasting.draining.clone();
         while let Some(Some(request)) = draining.run_until_cancelled(requests.recv()).await {
-            let reloaded = self.reload(request.cause).await;
+            let reloaded = self.reload(&request.actor).await;
             drop(request.answer.send(reloaded));
         }
     }
 
-    async fn reload(&mut self, cause: Cause) -> Reloaded {
+    async fn reload(&mut self, actor: &Actor) -> Reloaded {
         let draining = self.lasting.draining.clone();
         let drafted = match draining.run_until_cancelled(self.draft()).await {
             Some(Ok(draft)) => draft,
-            Some(Err(refused)) => return self.report(cause, Reloaded::Refused(refused)).await,
+            Some(Err(refused)) => return self.report(actor, Reloaded::Refused(refused)).await,
             None => return Reloaded::Refused(Refused::Draining),
         };
         let found = std::mem::replace(&mut self.last, drafted.sources.fingerprint);
-        if cause == Cause::File && found == self.last {
+        if actor.via == Via::File && found == self.last {
             // It was touched, or was read already on somebody's word, who was told then.
             let refused = self.lasting.reloads.last_refusal();
             return refused.map_or(Reloaded::InForce { changed: false }, |refused| {
@@ -78,16 +81,20 @@ impl Reloader {
             });
         }
         let reloaded = match drafted.outcome {
-            Ok(Some(next)) => self.take(*next).await,
+            Ok(Some(next)) => self.take(actor, *next).await,
             Ok(None) => Reloaded::InForce { changed: false },
             Err(refused) => Reloaded::Refused(refused),
         };
+        if let Reloaded::Refused(Refused::Unrecorded(_)) = reloaded {
+            // The same files may be taken when there is room to say so.
+            self.last = found;
+        }
         let settings = self.live.current().reload;
         self.watch(match reloaded {
             Reloaded::InForce { .. } => Watched::of(&drafted.sources, settings),
             Reloaded::Refused(_) => Watched::of_failed(&drafted.sources, settings),
         });
-        self.report(cause, reloaded).await
+        self.report(actor, reloaded).await
     }
 
     /// Reads everything and puts it together, on a thread that may wait for a disk.
@@ -125,7 +132,7 @@ impl Reloader {
     }
 
     /// Puts a configuration in force.
-    async fn take(&mut self, mut next: Next) -> Reloaded {
+    async fn take(&mut self, actor: &Actor, mut next: Next) -> Reloaded {
         if self.lasting.draining.is_cancelled() {
             return Reloaded::Refused(Refused::Draining);
         }
@@ -138,6 +145,9 @@ impl Reloader {
             Ok(moves) => moves,
             Err(mistakes) => return Reloaded::Refused(refused(mistakes)),
         };
+        if let Err(why) = self.record(actor, "begun", 0).await {
+            return Reloaded::Refused(Refused::Unrecorded(why));
+        }
         // Nothing fails from here on. What outlives configurations is told of the new one: before it
         // is in force, of what it adds, so that no request misses that.
         self.lasting.register.announce(&next.revocations);
@@ -225,8 +235,8 @@ impl Reloader {
     }
 
     /// Tells everybody what came of it. Who asked is told when it is recorded, or cannot be.
-    async fn report(&self, cause: Cause, reloaded: Reloaded) -> Reloaded {
-        let cause = cause.as_str();
+    async fn report(&self, actor: &Actor, reloaded: Reloaded) -> Reloaded {
+        let cause = actor.via.as_str();
         let (result, mistakes): (_, &[String]) = match &reloaded {
             Reloaded::InForce { changed: true } => {
                 tracing::info!(cause, "the configuration was reloaded");
@@ -240,6 +250,9 @@ impl Reloader {
             Reloaded::Refused(refused) => {
                 let mistakes = refused.lines().len();
                 tracing::error!(cause, mistakes, "the configuration was not reloaded");
+                if let Refused::Unrecorded(why) = refused {
+                    tracing::error!("{why}");
+                }
                 for line in refused.lines() {
                     tracing::error!("{line}");
                 }
@@ -249,13 +262,25 @@ impl Reloader {
         self.lasting.reloads.note(&reloaded);
         let observers = &self.lasting.observers;
         observers.metrics.reloaded(result, clock::now());
-        let told = observers.record(Deed::ConfigReloaded {
-            result,
-            cause,
-            mistakes: mistakes.len(),
-        });
-        let _ = told.durable().await;
+        // It is in force or not, whether or not that can be recorded.
+        let _ = self.record(actor, result, mistakes.len()).await;
         reloaded
+    }
+
+    async fn record(
+        &self,
+        actor: &Actor,
+        result: &'static str,
+        mistakes: usize,
+    ) -> Result<(), Unrecorded> {
+        let observers = &self.lasting.observers;
+        let filed = observers.record(Deed::ConfigReloaded {
+            result,
+            actor,
+            mistakes,
+        });
+        filed.durable().await?;
+        Ok(())
     }
 }
 

@@ -6,8 +6,9 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    audit::operator::Via,
     config::sources::Sources,
-    reload::{Cause, ReloadSettings, Reloads},
+    reload::{Refused, ReloadSettings, Reloaded, Reloads},
     watch::{Look, Settled},
 };
 
@@ -65,8 +66,13 @@ pub(super) async fn keep_watch(reloads: Reloads, mut watched: watch::Receiver<Wa
         let Ok(look) = blocking.spawn_blocking(move || Look::at(&files)).await else {
             continue;
         };
-        if settled.observe(look) {
-            reloads.ask(Cause::File).await;
+        if !settled.observe(look) {
+            continue;
+        }
+        let reloaded = reloads.ask(Via::File.into()).await;
+        if let Reloaded::Refused(Refused::Unrecorded(_)) = reloaded {
+            // Nobody writes the files again because a disk was full.
+            settled = Settled::new(Look::at(&[]));
         }
     }
 }

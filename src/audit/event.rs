@@ -7,7 +7,10 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::chain::Mark;
+use super::{
+    chain::Mark,
+    operator::{Actor, Doing},
+};
 use crate::{
     address::Client,
     ident::{Pseudonym, RequestId},
@@ -38,7 +41,7 @@ impl Event for Act<'_> {
     fn mark(&self) -> Mark {
         match self.deed {
             Deed::StatusRefreshed { request_id, .. } => Mark::Closes(request_id),
-            Deed::Admin { .. }
+            Deed::Admin(_)
             | Deed::AnswerWithheld { .. }
             | Deed::ConfigReloaded { .. }
             | Deed::CredentialChanged { .. }
@@ -64,22 +67,7 @@ impl Event for Outcome<'_> {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Deed<'a> {
     /// An operator asked for something, or did it.
-    Admin {
-        /// `cache_purge`, `customer_forget`, `usage_read`, `usage_grant` or `statement_read`.
-        action: &'static str,
-        /// Whose; none where it is about all tenants.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        tenant: Option<&'a str>,
-        /// Of which month.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        month: Option<&'a str>,
-        /// What was granted.
-        #[serde(flatten)]
-        grant: Option<Granting>,
-        /// What was forgotten.
-        #[serde(flatten)]
-        forgetting: Option<Forgetting>,
-    },
+    Admin(Doing<'a>),
     /// An outcome did not get onto the disk in time, so that its answer was not given.
     AnswerWithheld {
         /// The request's id.
@@ -90,10 +78,11 @@ pub enum Deed<'a> {
     },
     /// The configuration was read again.
     ConfigReloaded {
-        /// `ok`, or why it stays as it was: `refused`.
+        /// `begun` before another one is put in force; then `ok`, or why it stays as it was: `refused`.
         result: &'static str,
-        /// What asked for it: `signal`, `file` or `api`.
-        cause: &'static str,
+        /// Who asked for it.
+        #[serde(flatten)]
+        actor: &'a Actor,
         /// How many mistakes it was refused for.
         mistakes: usize,
     },
@@ -148,38 +137,6 @@ pub enum Deed<'a> {
         /// How much of it is taken.
         taken: u64,
     },
-}
-
-/// An allowance on top of a limit.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Granting {
-    /// The limit.
-    pub policy: &'static str,
-    /// How much.
-    pub amount: u64,
-    /// `begun`, then how it ended: `granted`, `granted_before`, `refused`, or `unknown` where it may yet
-    /// take effect.
-    pub result: &'static str,
-}
-
-/// What the gateway was told to keep no more.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Forgetting {
-    /// Of whom, as in outcome events; none where it is about a whole tenant.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "as_text_option"
-    )]
-    pub customer: Option<Pseudonym>,
-    /// Whether a status was kept: `removed`, `none`, or `untold` where other gateways are yet to be told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache: Option<&'static str>,
-    /// Whether the ledger had the customer: `removed`, `not_owned`, `no_ledger`, or `unknown` where the
-    /// ledger did not answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ownership: Option<&'static str>,
-    /// `begun`, then how it ended: `done`, or `incomplete`.
-    pub result: &'static str,
 }
 
 /// What is about to go upstream, in a tenant's name: on disk before its first byte leaves.
@@ -374,7 +331,7 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Resul
 }
 
 #[expect(clippy::ref_option, reason = "serde hands a field over by reference")]
-fn as_text_option<T: std::fmt::Display, S: serde::Serializer>(
+pub(super) fn as_text_option<T: std::fmt::Display, S: serde::Serializer>(
     value: &Option<T>,
     s: S,
 ) -> Result<S::Ok, S::Error> {

@@ -394,7 +394,8 @@ impl Register {
         Ok(stored)
     }
 
-    fn id(&self, target: &Target) -> Pseudonym {
+    /// What a revocation of these tokens is called.
+    pub fn id(&self, target: &Target) -> Pseudonym {
         entry_id(&self.pseudonyms, target)
     }
 }

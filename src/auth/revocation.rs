@@ -125,6 +125,17 @@ impl Target {
             Self::Tenant { .. } => None,
         }
     }
+
+    /// The tenant that it is about.
+    pub const fn tenant(&self) -> Option<&TenantId> {
+        match self {
+            Self::Tenant { tenant } => Some(tenant),
+            Self::Everything { .. }
+            | Self::Key { .. }
+            | Self::Subject { .. }
+            | Self::Token { .. } => None,
+        }
+    }
 }
 
 /// Every target that a verified token falls under; kept with it while it is remembered.

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::json;
 
-use super::{CommandError, customers::mailbox, reach::Operator, say};
+use super::{CommandError, Session, customers::mailbox, reach::Operator, say};
 use crate::{config::origin::Origin, ident::TenantId};
 
 #[derive(Debug, Args)]
@@ -37,18 +37,18 @@ struct Purge {
     email: Option<String>,
 }
 
-pub(super) async fn run(args: CacheArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: CacheArgs, session: &Session) -> Result<(), CommandError> {
     match args.action {
-        Action::Purge(args) => purge(&args).await,
+        Action::Purge(args) => purge(&args, session).await,
     }
 }
 
-async fn purge(args: &Purge) -> Result<(), CommandError> {
+async fn purge(args: &Purge, session: &Session) -> Result<(), CommandError> {
     let wrong = |error| CommandError::Usage(format!("--tenant: {error}"));
     let tenant = TenantId::try_from(args.tenant.as_str()).map_err(|e| wrong(e.to_string()))?;
     let email = args.email.as_deref().map(mailbox).transpose()?;
     let admin = Origin::with_env(&args.config).read_admin()?;
-    let operator = Operator::new(&admin)?;
+    let operator = Operator::new(&admin, session)?;
     if !operator.answers().await {
         return Err(CommandError::Operator(format!(
             "no gateway answers at {}: where none runs, none has a status in memory; else set admin.listen \

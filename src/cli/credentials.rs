@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{CommandError, reach::Operator, say};
+use super::{CommandError, Session, reach::Operator, say};
 use crate::{
     config::{Config, origin::Origin},
     credential::{
@@ -78,17 +78,17 @@ struct Test {
     email: Option<String>,
 }
 
-pub(super) async fn run(args: CredentialsArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: CredentialsArgs, session: &Session) -> Result<(), CommandError> {
     match args.action {
-        Action::List(args) => list(&args).await,
-        Action::Retry(args) => retry(&args).await,
+        Action::List(args) => list(&args, session).await,
+        Action::Retry(args) => retry(&args, session).await,
         Action::Test(args) => test(&args).await,
     }
 }
 
-async fn list(args: &List) -> Result<(), CommandError> {
+async fn list(args: &List, session: &Session) -> Result<(), CommandError> {
     let admin = Origin::with_env(&args.config).read_admin()?;
-    let operator = Operator::reach(&admin).await?;
+    let operator = Operator::reach(&admin, session).await?;
     let answer = operator.ask(Method::GET, "api/credentials", None).await?;
     if args.json {
         return say(&answer.to_string());
@@ -99,12 +99,12 @@ async fn list(args: &List) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn retry(args: &Retry) -> Result<(), CommandError> {
+async fn retry(args: &Retry, session: &Session) -> Result<(), CommandError> {
     let unusable = |_| CommandError::Usage("an id is 1 to 64 of A-Z a-z 0-9 . _ -".to_owned());
     let account = AccountId::try_from(args.account.as_str()).map_err(unusable)?;
     let credential = CredentialId::try_from(args.credential.as_str()).map_err(unusable)?;
     let admin = Origin::with_env(&args.config).read_admin()?;
-    let operator = Operator::reach(&admin).await?;
+    let operator = Operator::reach(&admin, session).await?;
     let named = json!({ "account": account, "credential": credential });
     let answer = operator
         .ask(Method::POST, "api/credentials/retry", Some(&named))

@@ -17,17 +17,20 @@ use tokio_util::sync::CancellationToken;
 
 use self::lines::{Flaw, Line, Lines};
 use super::{
-    CommandError, complain, ignore, listen_for,
-    reach::{Operator, Reach},
+    CommandError, Session, complain, ignore, listen_for,
+    reach::{Books, Operator, Reach},
     say, shutdown_on_signals,
 };
 use crate::{
-    admin::forget::{Removed, disown, document},
+    admin::{
+        forget::{ForgetError, Forgetting, document},
+        import::{self, ImportError, applied},
+    },
     app,
     config::Config,
     customer::{
         Ledger, Outcome, Owner, Phase,
-        import::{Action, Importer, of_account},
+        import::{Action, Importer},
     },
     ident::TenantId,
     payload::email::is_mailbox,
@@ -98,16 +101,16 @@ struct OwnerArgs {
     email: String,
 }
 
-pub(super) async fn run(args: &CustomersArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: &CustomersArgs, session: &mut Session) -> Result<(), CommandError> {
     match &args.command {
-        Command::Forget(args) => forget(args).await,
-        Command::Import(args) => apply(Action::Import, args).await,
-        Command::Owner(args) => owner(args).await,
-        Command::Remove(args) => apply(Action::Remove, args).await,
+        Command::Forget(args) => forget(args, session).await,
+        Command::Import(args) => apply(Action::Import, args, session).await,
+        Command::Owner(args) => owner(args, session).await,
+        Command::Remove(args) => apply(Action::Remove, args, session).await,
     }
 }
 
-async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
+async fn apply(action: Action, args: &FileArgs, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     let tenant = tenant(&config, &args.tenant)?;
     if tenant.isolation == Isolation::None {
@@ -121,13 +124,14 @@ async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
     let lines = Lines::open(&args.file, args.from_line).map_err(flawed)?;
     let stop = shutdown_on_signals(SAME_SIGNAL)?;
     ignore(listen_for(SignalKind::hangup())?);
-    let way = match Reach::open(&config).await? {
+    let way = match Reach::open(&config, session).await? {
         Reach::Running(operator) => Way::Running(operator, tenant),
-        Reach::Store(store) => {
+        Reach::Store(store, books) => {
             let mut importers = app::importers(&config, &Ledger::new(store));
             let importer = importers.remove(&tenant);
             // It has a ledger, as was just seen.
-            Way::Here(Box::new(importer.ok_or_else(|| no_ledger(&tenant))?))
+            let importer = importer.ok_or_else(|| no_ledger(&tenant))?;
+            Way::Here(Box::new(importer), books)
         }
     };
     let run = Run {
@@ -142,14 +146,14 @@ async fn apply(action: Action, args: &FileArgs) -> Result<(), CommandError> {
     }
 }
 
-async fn forget(args: &ForgetArgs) -> Result<(), CommandError> {
+async fn forget(args: &ForgetArgs, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     let tenant = &tenant(&config, &args.tenant)?.id;
     let email = mailbox(&args.email)?;
     let reach = match &config.state.backend {
         // Gateways of other machines may have it in memory: one of them has to be told.
-        Backend::Redis(_) => Reach::Running(Operator::reach(&config.admin).await?),
-        Backend::Embedded { .. } => Reach::open(&config).await?,
+        Backend::Redis(_) => Reach::Running(Operator::reach(&config.admin, session).await?),
+        Backend::Embedded { .. } => Reach::open(&config, session).await?,
     };
     let answer = match reach {
         Reach::Running(operator) => {
@@ -157,35 +161,35 @@ async fn forget(args: &ForgetArgs) -> Result<(), CommandError> {
             let answer = operator.ask(Method::POST, "api/customers/forget", Some(&body));
             answer.await?
         }
-        Reach::Store(store) => {
-            complain(
-                "note: no gateway runs on this state, so no status is kept, and no audit event tells of this",
-            );
+        Reach::Store(store, books) => {
+            complain("note: no gateway runs on this state, so no status is kept");
             let importers = app::importers(&config, &Ledger::new(store));
-            let ownership = disown(importers.get(tenant), email).await?;
-            document(tenant, Removed::of_ledger(ownership))
+            let homes = app::homes(&config);
+            let forgetting = Forgetting {
+                tenant,
+                home: homes.get(tenant).ok_or_else(|| unknown(&config))?,
+                importer: importers.get(tenant),
+                email,
+            };
+            let removed = forgetting.run(books.scribe(), None).await;
+            document(tenant, removed?)
         }
     };
     say(&answer.to_string())
 }
 
-async fn owner(args: &OwnerArgs) -> Result<(), CommandError> {
+async fn owner(args: &OwnerArgs, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
     mailbox(&args.email)?;
-    let owner = match Reach::open(&config).await? {
+    let owner = match Reach::open(&config, session).await? {
         Reach::Running(operator) => {
             let body = json!({ "account": args.account, "email": args.email });
             let answer = operator.ask(Method::POST, "api/customers/owner", Some(&body));
             owner_of(&answer.await?)?
         }
-        Reach::Store(store) => {
+        Reach::Store(store, books) => {
             let importers = app::importers(&config, &Ledger::new(store));
-            let importer = of_account(importers.values(), &args.account);
-            let importer = importer.ok_or_else(|| {
-                let why = "--account names no account of a tenant with isolation = \"ledger\"";
-                CommandError::Usage(why.to_owned())
-            })?;
-            importer.owner(&args.email).await?
+            import::owner(&importers, books.scribe(), &args.account, &args.email).await?
         }
     };
     say(&match owner {
@@ -226,15 +230,15 @@ fn owner_of(answer: &Value) -> Result<Option<Owner>, CommandError> {
 
 /// How a batch gets at the ledger.
 enum Way {
-    Here(Box<Importer>),
+    Here(Box<Importer>, Books),
     Running(Operator, TenantId),
 }
 
 impl Way {
     async fn apply(&self, action: Action, emails: &[String]) -> Result<Vec<Outcome>, String> {
         let outcomes = match self {
-            Self::Here(importer) => {
-                let applied = importer.apply(action, emails).await;
+            Self::Here(importer, books) => {
+                let applied = applied(importer, books.scribe(), action, emails).await;
                 applied.map_err(|error| error.to_string())?
             }
             Self::Running(operator, tenant) => {
@@ -393,11 +397,35 @@ fn tenant<'a>(config: &'a Config, name: &str) -> Result<&'a Tenant, CommandError
         .tenants
         .iter()
         .find(|tenant| tenant.id.as_str() == name);
-    tenant.ok_or_else(|| {
-        let known: Vec<&str> = config.tenants.iter().map(|t| t.id.as_str()).collect();
-        let known = known.join(", ");
-        CommandError::Usage(format!("there is no such tenant; known: {known}"))
-    })
+    tenant.ok_or_else(|| unknown(config))
+}
+
+fn unknown(config: &Config) -> CommandError {
+    let known: Vec<&str> = config.tenants.iter().map(|t| t.id.as_str()).collect();
+    let known = known.join(", ");
+    CommandError::Usage(format!("there is no such tenant; known: {known}"))
+}
+
+impl From<ForgetError> for CommandError {
+    fn from(error: ForgetError) -> Self {
+        Self::Operator(error.to_string())
+    }
+}
+
+impl From<ImportError> for CommandError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::NoAccount => {
+                let why = "--account names no account of a tenant with isolation = \"ledger\"";
+                Self::Usage(why.to_owned())
+            }
+            ImportError::Invalid
+            | ImportError::NoLedger
+            | ImportError::TooMany
+            | ImportError::Store(_)
+            | ImportError::Unrecorded(_) => Self::Operator(error.to_string()),
+        }
+    }
 }
 
 fn no_ledger(tenant: &TenantId) -> CommandError {

@@ -4,17 +4,25 @@
 //! `state.path` leads elsewhere from another folder, and a second state would be made there without a
 //! word. Only where none answers is the store opened here, and the command says which. In Redis it may be
 //! open beside gateways of other machines.
+//!
+//! Invariant: what is done here is in the audit trail as what a gateway does is; who cannot write there
+//! does nothing.
 
-use std::{net::IpAddr, path, time::Duration};
+use std::{net::IpAddr, path, sync::Arc, time::Duration};
 
 use reqwest::{Method, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::{CommandError, complain};
+use super::{CommandError, Session, complain};
 use crate::{
     admin::AdminSettings,
+    audit::{
+        self, AuditTrail,
+        operator::{Actor, NAME_HEADER, Scribe},
+    },
     config::Config,
+    ident::OperatorName,
     store::{Backend, OpenError, Store},
 };
 
@@ -30,35 +38,65 @@ const MAX_ANSWER: usize = 32 * 1024 * 1024;
 /// Where the state is.
 pub(super) enum Reach {
     /// Here. Nobody else has it, unless it is in Redis.
-    Store(Store),
+    Store(Store, Books),
     /// In a gateway that runs.
     Running(Operator),
 }
 
+/// The audit trail, where a command writes it. It is closed when the command has ended.
+pub(super) struct Books {
+    audit: Arc<AuditTrail>,
+    actor: Actor,
+}
+
+impl Books {
+    fn open(
+        config: &Config,
+        operator: &Operator,
+        session: &mut Session,
+    ) -> Result<Self, CommandError> {
+        let audit = match AuditTrail::open(&config.audit, None) {
+            Ok(audit) => Arc::new(audit),
+            Err(audit::OpenError::Locked(folder)) => return Err(operator.elsewhere(&folder)),
+            Err(error) => return Err(CommandError::Trail(error)),
+        };
+        session.audit = Some(Arc::clone(&audit));
+        let actor = Actor::at_cli(session.operator.clone());
+        Ok(Self { audit, actor })
+    }
+
+    /// What writes down what is done.
+    pub(super) fn scribe(&self) -> Scribe<'_> {
+        Scribe::new(&self.audit, &self.actor)
+    }
+}
+
 impl Reach {
-    pub(super) async fn open(config: &Config) -> Result<Self, CommandError> {
-        let operator = Operator::new(&config.admin)?;
+    pub(super) async fn open(config: &Config, session: &mut Session) -> Result<Self, CommandError> {
+        let operator = Operator::new(&config.admin, session)?;
         if operator.answers().await {
             return Ok(Self::Running(operator));
         }
         let Backend::Embedded { path } = &config.state.backend else {
             let store = Store::open(&config.state).await?;
+            let books = Books::open(config, &operator, session)?;
             complain(&format!(
                 "note: no gateway answers at {}; working on the state in Redis, which others may share",
                 operator.base
             ));
-            return Ok(Self::Store(store));
+            return Ok(Self::Store(store, books));
         };
         let folder = path::absolute(path).unwrap_or_else(|_| path.clone());
         let new = if folder.exists() { "" } else { "new " };
         match Store::open(&config.state).await {
             Ok(store) => {
+                let books = Books::open(config, &operator, session)?;
                 complain(&format!(
                     "note: no gateway answers at {}; working on the {new}state in {}",
                     operator.base,
                     folder.display()
                 ));
-                Ok(Self::Store(store))
+                Ok(Self::Store(store, books))
             }
             Err(OpenError::InUse(_)) => Err(operator.unreachable()),
             Err(error) => Err(CommandError::State(error)),
@@ -71,10 +109,11 @@ pub(super) struct Operator {
     client: reqwest::Client,
     base: Url,
     token: Option<SecretString>,
+    name: Option<OperatorName>,
 }
 
 impl Operator {
-    pub(super) fn new(admin: &AdminSettings) -> Result<Self, CommandError> {
+    pub(super) fn new(admin: &AdminSettings, session: &Session) -> Result<Self, CommandError> {
         let mut address = admin.listen;
         if address.ip().is_unspecified() {
             address.set_ip(match address.ip() {
@@ -93,12 +132,16 @@ impl Operator {
             client: client.map_err(|_| unusable())?,
             base: Url::parse(&format!("http://{address}/")).map_err(|_| unusable())?,
             token: admin.token.clone(),
+            name: session.operator.clone(),
         })
     }
 
     /// The gateway that runs on this configuration; an error where none answers.
-    pub(super) async fn reach(admin: &AdminSettings) -> Result<Self, CommandError> {
-        let operator = Self::new(admin)?;
+    pub(super) async fn reach(
+        admin: &AdminSettings,
+        session: &Session,
+    ) -> Result<Self, CommandError> {
+        let operator = Self::new(admin, session)?;
         if operator.answers().await {
             return Ok(operator);
         }
@@ -133,6 +176,15 @@ impl Operator {
         ))
     }
 
+    fn elsewhere(&self, folder: &path::Path) -> CommandError {
+        CommandError::Operator(format!(
+            "a process writes the audit trail in {}, but no gateway answers at {}: set admin.listen to that \
+             gateway's, or try again when the process has ended; nothing was done",
+            folder.display(),
+            self.base
+        ))
+    }
+
     /// Asks the gateway; its answer, or its own words on why not.
     pub(super) async fn ask(
         &self,
@@ -150,6 +202,9 @@ impl Operator {
         let mut request = self.client.request(method, url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(expose(token));
+        }
+        if let Some(name) = &self.name {
+            request = request.header(NAME_HEADER, name.as_str());
         }
         if let Some(body) = body {
             request = request.json(body);

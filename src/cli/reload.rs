@@ -6,13 +6,13 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{CommandError, ConfigArgs, reach::Operator, say};
+use super::{CommandError, ConfigArgs, Session, reach::Operator, say};
 use crate::config::Config;
 
-pub(super) async fn run(args: &ConfigArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: &ConfigArgs, session: &Session) -> Result<(), CommandError> {
     // What is wrong for this command is wrong for the gateway, which need not be asked then.
     let config = Config::load_with_env(&args.config)?;
-    let operator = Operator::new(&config.admin)?;
+    let operator = Operator::new(&config.admin, session)?;
     if !operator.answers().await {
         return Err(CommandError::Operator(format!(
             "no gateway answers at {}: start it; where it runs and admin.listen is what has changed, \

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{CommandError, complain, reach::Reach, say};
+use super::{CommandError, Session, complain, reach::Reach, say};
 use crate::{
-    admin::api::{removed, show},
+    admin::revocations::{self, RevocationError, removed, show},
     auth::{
         register::{Register, entry_id},
         revocation::request::RevocationRequest,
@@ -101,29 +101,35 @@ struct Remove {
     tokens: Tokens,
 }
 
-pub(super) async fn run(args: RevocationsArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: RevocationsArgs, session: &mut Session) -> Result<(), CommandError> {
     match args.action {
-        Action::Add(args) => add(args).await,
-        Action::List(args) => list(&args).await,
-        Action::Remove(args) => remove(args).await,
+        Action::Add(args) => add(args, session).await,
+        Action::List(args) => list(&args, session).await,
+        Action::Remove(args) => remove(args, session).await,
     }
 }
 
-async fn add(args: Add) -> Result<(), CommandError> {
+impl From<RevocationError> for CommandError {
+    fn from(error: RevocationError) -> Self {
+        Self::Operator(error.to_string())
+    }
+}
+
+async fn add(args: Add, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
     let request = args.tokens.request(args.expires);
     // Before anything is asked for: wrong usage is told apart from work that failed.
     let revocation = request
         .resolve(&config.terms, clock::now())
         .map_err(|error| CommandError::Usage(error.to_string()))?;
-    let entry = match Reach::open(&config).await? {
+    let entry = match Reach::open(&config, session).await? {
         Reach::Running(operator) => {
             let body = serde_json::to_value(&request).unwrap_or_default();
             operator
                 .ask(Method::POST, "api/revocations", Some(&body))
                 .await?
         }
-        Reach::Store(store) => {
+        Reach::Store(store, books) => {
             let note = if store.redis().is_some() {
                 "note: every gateway that shares this Redis refuses them within seconds"
             } else {
@@ -131,20 +137,19 @@ async fn add(args: Add) -> Result<(), CommandError> {
             };
             let register = Register::open(store, config.pseudonyms, config.revocations).await?;
             complain(note);
-            show(&register.add(revocation).await?)
+            show(&revocations::revoke(&register, books.scribe(), revocation).await?)
         }
     };
     say(&entry.to_string())
 }
 
-async fn list(args: &Configured) -> Result<(), CommandError> {
+async fn list(args: &Configured, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
-    let list = match Reach::open(&config).await? {
+    let list = match Reach::open(&config, session).await? {
         Reach::Running(operator) => operator.ask(Method::GET, "api/revocations", None).await?,
-        Reach::Store(store) => {
+        Reach::Store(store, books) => {
             let register = Register::open(store, config.pseudonyms, config.revocations).await?;
-            let entries = register.entries(clock::now()).await?;
-            json!({ "revocations": entries.iter().map(show).collect::<Vec<_>>() })
+            revocations::list(&register, books.scribe()).await?
         }
     };
     let entries = list.get("revocations").and_then(Value::as_array);
@@ -154,7 +159,7 @@ async fn list(args: &Configured) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn remove(args: Remove) -> Result<(), CommandError> {
+async fn remove(args: Remove, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
     let id = if let Some(id) = args.id {
         id
@@ -164,14 +169,14 @@ async fn remove(args: Remove) -> Result<(), CommandError> {
         let meant = meant.map_err(|error| CommandError::Usage(error.to_string()))?;
         entry_id(&config.pseudonyms, &meant.target)
     };
-    let answer = match Reach::open(&config).await? {
+    let answer = match Reach::open(&config, session).await? {
         Reach::Running(operator) => {
             let path = format!("api/revocations/{id}");
             operator.ask(Method::DELETE, &path, None).await?
         }
-        Reach::Store(store) => {
+        Reach::Store(store, books) => {
             let register = Register::open(store, config.pseudonyms, config.revocations).await?;
-            let removal = register.remove(id).await?;
+            let removal = revocations::take_back(&register, books.scribe(), id).await?;
             removed(id, removal).map_err(|why| CommandError::Usage(why.to_owned()))?
         }
     };

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    CommandError, complain,
+    CommandError, Session, complain,
     credentials::align,
-    reach::{Operator, Reach},
+    reach::{Books, Operator, Reach},
     say,
 };
 use crate::{
@@ -108,15 +108,15 @@ pub(super) fn tenant(text: &str) -> Result<TenantId, String> {
     TenantId::try_from(text).map_err(|error| error.to_string())
 }
 
-pub(super) async fn run(args: UsageArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: UsageArgs, session: &mut Session) -> Result<(), CommandError> {
     match args.action {
-        Action::Grant(args) => grant(args).await,
-        Action::Show(args) => show(args).await,
-        Action::Statement(args) => statement(args).await,
+        Action::Grant(args) => grant(args, session).await,
+        Action::Show(args) => show(args, session).await,
+        Action::Statement(args) => statement(args, session).await,
     }
 }
 
-async fn grant(args: GrantArgs) -> Result<(), CommandError> {
+async fn grant(args: GrantArgs, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
     let request = GrantRequest {
         policy: args.policy,
@@ -125,16 +125,17 @@ async fn grant(args: GrantArgs) -> Result<(), CommandError> {
     };
     // Before anything is asked for: wrong usage is told apart from work that failed.
     let grant = request.parse()?;
-    let way = Way::open(&config).await?;
+    let way = Way::open(&config, session).await?;
     let granted = match &way {
         Way::Running(operator) => {
             let path = format!("api/usage/{}/grant", args.tenant);
             let body = serde_json::to_value(&request).unwrap_or_default();
             operator.ask(Method::POST, &path, Some(&body)).await
         }
-        Way::Here(desk, _) => {
-            complain("note: no gateway runs on this state, so no audit event tells of this grant");
-            let granted = desk.grant(args.tenant.as_str(), grant).await;
+        Way::Here { desk, books, .. } => {
+            let granted = desk
+                .grant(books.scribe(), args.tenant.as_str(), grant)
+                .await;
             granted
                 .map(|granted| document(&granted))
                 .map_err(CommandError::from)
@@ -148,9 +149,9 @@ async fn grant(args: GrantArgs) -> Result<(), CommandError> {
     say(&granted.to_string())
 }
 
-async fn show(args: Show) -> Result<(), CommandError> {
+async fn show(args: Show, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
-    let way = Way::open(&config).await?;
+    let way = Way::open(&config, session).await?;
     let shown = show_all(&way, args.tenant.as_ref()).await;
     way.close().await;
     let (tenants, stale) = shown?;
@@ -179,7 +180,10 @@ async fn show_all(
                 let path = format!("api/usage?{query}");
                 operator.ask(Method::GET, &path, None).await?
             }
-            Way::Here(desk, _) => document(&desk.show(tenant, after.as_ref()).await?),
+            Way::Here { desk, books, .. } => {
+                let usage = desk.show(books.scribe(), tenant, after.as_ref());
+                document(&usage.await?)
+            }
         };
         stale |= page.get("stale") == Some(&Value::Bool(true));
         if let Some(Value::Array(shown)) = page.get_mut("tenants") {
@@ -195,9 +199,9 @@ async fn show_all(
     }
 }
 
-async fn statement(args: StatementArgs) -> Result<(), CommandError> {
+async fn statement(args: StatementArgs, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.configured.config)?;
-    let way = Way::open(&config).await?;
+    let way = Way::open(&config, session).await?;
     let read = read_statement(&way, args.month, &args.tenant).await;
     way.close().await;
     let statement = read?;
@@ -237,9 +241,10 @@ async fn read_statement(
                 let path = format!("api/usage/statement?{query}");
                 read(operator.ask(Method::GET, &path, None).await?)?
             }
-            Way::Here(desk, _) => {
+            Way::Here { desk, books, .. } => {
                 let tenants: Vec<TenantId> = tenant.into_iter().cloned().collect();
-                desk.statement(month, &tenants, all.next.as_ref()).await?
+                let (scribe, after) = (books.scribe(), all.next.as_ref());
+                desk.statement(scribe, month, &tenants, after).await?
             }
         };
         all.tenants.extend(page.tenants);
@@ -274,27 +279,35 @@ fn document(document: &impl serde::Serialize) -> Value {
 /// Where the quotas are.
 enum Way {
     /// Here: nobody else has the store.
-    Here(Box<Desk>, JoinHandle<()>),
+    Here {
+        desk: Box<Desk>,
+        keeper: JoinHandle<()>,
+        books: Books,
+    },
     /// In a gateway that runs.
     Running(Operator),
 }
 
 impl Way {
-    async fn open(config: &Config) -> Result<Self, CommandError> {
-        Ok(match Reach::open(config).await? {
+    async fn open(config: &Config, session: &mut Session) -> Result<Self, CommandError> {
+        Ok(match Reach::open(config, session).await? {
             Reach::Running(operator) => Self::Running(operator),
-            Reach::Store(store) => {
+            Reach::Store(store, books) => {
                 let (quotas, keeper) = Quotas::open(store, config.pseudonyms.clone());
                 let desk = Desk::new(quotas, &config.tenants);
                 let keeper = TaskTracker::new().spawn(keeper.run(|_, _| {}));
-                Self::Here(Box::new(desk), keeper)
+                Self::Here {
+                    desk: Box::new(desk),
+                    keeper,
+                    books,
+                }
             }
         })
     }
 
     /// Puts back what was taken out to look at it.
     async fn close(self) {
-        if let Self::Here(desk, keeper) = self {
+        if let Self::Here { desk, keeper, .. } = self {
             desk.quotas.close().await;
             drop(keeper.await);
         }

@@ -804,8 +804,25 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
         ),
         event(
             "admin",
-            json!({"action": "usage_grant", "tenant": "demo", "policy": "daily",
+            json!({"action": "usage_grant", "via": "api", "client": "192.0.2.0/24", "authenticated": "token",
+            "operator": "night-shift", "tenant": "demo", "policy": "daily",
             "amount": 5, "result": "granted"}),
+        ),
+        event(
+            "admin",
+            json!({"action": "customer_import", "via": "cli", "tenant": "demo", "customers": 1000,
+            "done": 998, "result": "done"}),
+        ),
+        event(
+            "admin",
+            json!({"action": "revocation_add", "via": "api", "client": "loopback",
+            "authenticated": "loopback", "revocation": pseudonym, "kind": "subject",
+            "issuer": "idp", "result": "begun"}),
+        ),
+        event(
+            "admin",
+            json!({"action": "credential_retry", "via": "api", "client": "unknown",
+            "authenticated": "token", "account": "a", "credential": "c", "result": "interrupted"}),
         ),
     ] {
         let line = with(frame.clone(), members);

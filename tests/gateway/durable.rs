@@ -18,8 +18,7 @@ use crate::{
     disk::Disk,
     program::Served,
     support::{
-        Answer, EMAIL, PASS, USER, World, answer, client, load, lookup, mint, simulator,
-        write_secrets,
+        Answer, PASS, USER, World, answer, client, load, lookup, mint, simulator, write_secrets,
     },
 };
 
@@ -34,7 +33,7 @@ pub async fn on_a_disk(toml: &str, variables: &[(&str, &str)]) -> Option<(World,
 }
 
 /// All that is in the trail's files.
-fn lines(folder: &Path) -> Vec<Value> {
+pub fn lines(folder: &Path) -> Vec<Value> {
     let mut files: Vec<_> = fs::read_dir(folder.join("audit"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -137,7 +136,7 @@ async fn a_refusal_and_the_usage_are_in_the_file_when_they_are_answered_and_have
 }
 
 /// Asks until it is refused for want of a disk. A block that was begun takes some more.
-async fn until_refused(world: &World, token: &str, body: &Value) -> Answer {
+pub async fn until_refused(world: &World, token: &str, body: &Value) -> Answer {
     for _ in 0..100 {
         let answered = world.post(token, body).await;
         if answered.status == 503 {
@@ -147,7 +146,7 @@ async fn until_refused(world: &World, token: &str, body: &Value) -> Answer {
     panic!("a full disk is never noticed")
 }
 
-async fn until_served(world: &World, token: &str, body: &Value) {
+pub async fn until_served(world: &World, token: &str, body: &Value) {
     let patience = clock::instant() + Duration::from_secs(30);
     while world.post(token, body).await.status == 503 {
         assert!(clock::instant() < patience, "it does not go on");
@@ -308,28 +307,6 @@ async fn standard_output_that_takes_nothing_costs_its_copy_and_no_answer() {
     let now = lines(world.folder());
     let outcomes = now.iter().filter(|line| line["phase"] == "outcome");
     assert_eq!(outcomes.count(), 5);
-}
-
-#[tokio::test]
-async fn what_an_operator_does_is_recorded_first_or_not_done() {
-    let Some((world, disk)) = on_a_disk("", &[]).await else {
-        return;
-    };
-    disk.fill();
-    until_refused(&world, &world.full_token(), &lookup(GetStatus)).await;
-    let who = json!({"tenant": "demo", "email": EMAIL});
-    for (path, body) in [("cache/purge", &who), ("customers/forget", &who)] {
-        let url = format!("http://{}/api/{path}", world.admin);
-        let call = world.client.post(url).json(body);
-        let refused = answer(call.send().await.unwrap()).await;
-        assert_eq!(refused.status, 503, "{path}: {}", refused.text);
-        assert!(
-            refused.text.contains("nothing was"),
-            "{path}: {}",
-            refused.text
-        );
-    }
-    disk.free();
 }
 
 /// The lines of a trace, in the order in which the calls began or ended.

@@ -33,6 +33,7 @@ mod import;
 mod jwks;
 mod limits;
 mod listener;
+mod operators;
 mod ownership;
 mod path;
 mod program;

@@ -20,6 +20,7 @@ use dcams_gateway::{
         event::{Act, Deed, Phase},
         folder::{Folder, Next},
         key::{AuditKey, AuditKeys},
+        operator::Via,
         ship::{Bounds, Place, ShipHealth, ShipSettings, ShipToken, Shipper, Shipping, What},
     },
     clock,
@@ -58,7 +59,7 @@ impl Written {
                 phase: Phase::Event,
                 deed: Deed::ConfigReloaded {
                     result: "ok",
-                    cause: "signal",
+                    actor: &Via::Signal.into(),
                     mistakes: number,
                 },
             };

@@ -341,13 +341,13 @@ fn deed(event: &Event) -> String {
                 "configuration {} for {} mistakes ({})",
                 of("result"),
                 of("mistakes"),
-                of("cause")
+                actor(event)
             )
         }
         "config_reloaded" => format!(
             "configuration read again: {} ({})",
             of("result"),
-            of("cause")
+            actor(event)
         ),
         "credential_changed" => {
             let from = Some(of("from")).filter(|from| !from.is_empty());
@@ -411,10 +411,30 @@ fn upkeep(event: &Event, kind: &str) -> String {
     }
 }
 
+/// Who did it, and which way he came.
+fn actor(event: &Event) -> String {
+    let said = ["operator", "via"].map(|name| text(event, name));
+    let said: Vec<_> = said.into_iter().filter(|said| !said.is_empty()).collect();
+    said.join(" by ")
+}
+
 /// What an operator did or asked for.
 fn admin(event: &Event) -> String {
-    let mut words = format!("operator: {}", text(event, "action"));
-    for name in ["policy", "amount", "month", "cache", "ownership", "result"] {
+    let mut words = format!("operator ({}): {}", actor(event), text(event, "action"));
+    for name in [
+        "account",
+        "credential",
+        "customers",
+        "revocation",
+        "kind",
+        "policy",
+        "amount",
+        "month",
+        "done",
+        "cache",
+        "ownership",
+        "result",
+    ] {
         let text = text(event, name);
         if !text.is_empty() {
             words.extend([", ", name, " ", &text]);
