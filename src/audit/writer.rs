@@ -481,7 +481,7 @@ fn lock(settings: &AuditSettings) -> Result<File, OpenError> {
             Ok(()) => break,
             // Who has just ended may be about to let go of it.
             Err(fs::TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
-                thread::sleep(LOCK_PAUSE)
+                thread::sleep(LOCK_PAUSE);
             }
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(OpenError::Locked(settings.folder.clone()));
