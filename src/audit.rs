@@ -17,6 +17,7 @@ pub mod note;
 pub mod proof;
 mod queue;
 mod recovery;
+mod rejections;
 pub mod search;
 pub mod ship;
 pub mod tree;
@@ -37,10 +38,18 @@ use tokio::{
 };
 
 use self::{
-    event::Event, key::AuditKeys, line::Position, queue::Queue, ship::ShipSettings, writer::Writer,
+    event::{Event, Rejected},
+    key::AuditKeys,
+    line::Position,
+    queue::Queue,
+    rejections::Rejections,
+    ship::ShipSettings,
+    writer::Writer,
 };
 use crate::{
+    clock,
     ident::{NodeId, PseudonymKey},
+    limits::Rate,
     outbox::Outbox,
 };
 
@@ -71,6 +80,8 @@ pub struct AuditSettings {
     pub keep: Option<Duration>,
     /// How many are kept; nothing: all.
     pub keep_files: Option<u64>,
+    /// How many requests without a good token leave an event; nothing: none does, they are counted.
+    pub rejected_rate: Option<Rate>,
     /// Whether each durable line goes to standard output, too.
     pub stdout: bool,
     /// Where its lines go besides.
@@ -79,7 +90,7 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 15] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 16] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -112,6 +123,10 @@ impl AuditSettings {
             ),
             ("audit.keep", self.keep == other.keep),
             ("audit.keep_files", self.keep_files == other.keep_files),
+            (
+                "audit.rejected_rate",
+                self.rejected_rate == other.rejected_rate,
+            ),
             ("audit.stdout", self.stdout == other.stdout),
             ("audit.ship", self.ship == other.ship),
         ]
@@ -213,6 +228,8 @@ pub struct Health {
     pub available: Result<(), AuditUnavailable>,
     /// How many events were lost since the start.
     pub lost: u64,
+    /// How many rejections left no event, since the start.
+    pub left_out: u64,
     /// How many lines standard output did not take.
     pub uncopied: u64,
     /// How many bytes of events wait for the disk.
@@ -249,7 +266,12 @@ impl AuditTrail {
     ) -> Result<Self, OpenError> {
         let copy = copy.map(|out| Outbox::new("audit copy", out));
         let copy = copy.transpose().map_err(OpenError::Thread)?;
-        let queue = Arc::new(Queue::new(settings.write_timeout));
+        let rejections = Rejections::new(
+            settings.rejected_rate.as_ref(),
+            settings.checkpoint_every,
+            clock::instant(),
+        );
+        let queue = Arc::new(Queue::new(settings.write_timeout, rejections));
         let (writer, durable) = Writer::open(settings, Arc::clone(&queue), copy)?;
         let node = writer.node().clone();
         writer.start()?;
@@ -286,6 +308,14 @@ impl AuditTrail {
             // It was counted; nobody wants to wait.
             (Err(_), None) => Filed(Filing::Lost),
         }
+    }
+
+    /// Has it written that a request was refused before anybody knew who asks, as often as
+    /// `audit.rejected_rate` allows; the others are counted, and the count is written. The event is told
+    /// how many were left out before it. Nobody waits for it.
+    pub fn reject(&self, event: impl FnOnce(u64) -> Rejected) {
+        self.queue
+            .reject(|left_out| serde_json::to_vec(&event(left_out)).ok());
     }
 
     /// Counts an event that could not be made.

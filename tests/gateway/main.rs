@@ -40,6 +40,7 @@ mod proxied;
 mod quota;
 mod recorded;
 mod redis;
+mod rejections;
 mod reload;
 mod revocation;
 mod rotation;

@@ -313,6 +313,16 @@ const SECTIONS: &[Case] = &[
     ),
     ("[audit]", "[audit]\nkeep = \"-1d\"", "audit.keep"),
     ("[audit]", "[audit]\nkeep_files = -1", "audit.keep_files"),
+    (
+        "[audit]",
+        "[audit]\nrejected_rate = \"1001/s\"",
+        "audit.rejected_rate",
+    ),
+    (
+        "[audit]",
+        "[audit]\nrejected_rate = 10",
+        "audit.rejected_rate",
+    ),
     ("[audit]", "[audit]\nstdout = \"yes\"", "audit.stdout"),
     (
         "[audit]",
