@@ -16,6 +16,7 @@ pub mod line;
 pub mod note;
 pub mod proof;
 mod queue;
+pub mod receipt;
 mod recovery;
 mod rejections;
 pub mod search;
@@ -42,6 +43,7 @@ use self::{
     key::AuditKeys,
     line::Position,
     queue::Queue,
+    receipt::Receipt,
     rejections::Rejections,
     ship::ShipSettings,
     writer::Writer,
@@ -80,6 +82,8 @@ pub struct AuditSettings {
     pub keep: Option<Duration>,
     /// How many are kept; nothing: all.
     pub keep_files: Option<u64>,
+    /// Whether a client is told where the outcome of its request stands.
+    pub receipt: bool,
     /// How many requests without a good token leave an event; nothing: none does, they are counted.
     pub rejected_rate: Option<Rate>,
     /// Whether each durable line goes to standard output, too.
@@ -90,7 +94,7 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 16] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 17] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -123,6 +127,7 @@ impl AuditSettings {
             ),
             ("audit.keep", self.keep == other.keep),
             ("audit.keep_files", self.keep_files == other.keep_files),
+            ("audit.receipt", self.receipt == other.receipt),
             (
                 "audit.rejected_rate",
                 self.rejected_rate == other.rejected_rate,
@@ -252,6 +257,7 @@ pub struct AuditTrail {
 struct Terms {
     durability: Durability,
     write_timeout: Duration,
+    receipt: bool,
 }
 
 impl AuditTrail {
@@ -282,6 +288,7 @@ impl AuditTrail {
             settings: Terms {
                 durability: settings.durability,
                 write_timeout: settings.write_timeout,
+                receipt: settings.receipt,
             },
             durable,
         })
@@ -351,6 +358,12 @@ impl AuditTrail {
     /// Whose chain it is.
     pub const fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// What a client is given of the outcome that stands there, if clients are given anything.
+    pub fn receipt(&self, position: Position) -> Option<Receipt> {
+        let node = self.settings.receipt.then(|| self.node.clone())?;
+        Some(Receipt { node, position })
     }
 
     /// With which people become pseudonyms in it.

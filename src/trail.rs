@@ -22,7 +22,7 @@ use crate::{
         event::{
             Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase, Rejected,
         },
-        line::Position,
+        receipt::Receipt,
     },
     auth::Caller,
     caching::CacheStatus,
@@ -473,16 +473,19 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Waits until the outcome is on disk, and says where, if it has a place.
+    /// Waits until the outcome is on disk, and says where, if clients are told.
     ///
     /// # Errors
     /// What is to be answered instead, where that does not happen in time.
-    pub async fn on_disk(self) -> Result<Option<Position>, GatewayError> {
+    pub async fn on_disk(self) -> Result<Option<Receipt>, GatewayError> {
         let Some(outcome) = self.outcome else {
             return Ok(None);
         };
         let why = match outcome.durable().await {
-            Ok(position) => return Ok(position),
+            Ok(position) => {
+                let audit = &self.observers.audit;
+                return Ok(position.and_then(|position| audit.receipt(position)));
+            }
             Err(why) => why,
         };
         let error = if self.sent {

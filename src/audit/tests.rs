@@ -66,6 +66,7 @@ pub(super) fn settings(folder: &Path) -> AuditSettings {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        receipt: false,
         rejected_rate: None,
         stdout: false,
         ship: None,

@@ -38,6 +38,7 @@ mod path;
 mod program;
 mod proxied;
 mod quota;
+mod receipts;
 mod recorded;
 mod redis;
 mod rejections;

@@ -323,6 +323,12 @@ const SECTIONS: &[Case] = &[
         "[audit]\nrejected_rate = 10",
         "audit.rejected_rate",
     ),
+    ("[audit]", "[audit]\nreceipt = \"yes\"", "audit.receipt"),
+    (
+        "[audit]",
+        "[audit]\nreceipt = true\ndurability = \"best_effort\"",
+        "audit.receipt",
+    ),
     ("[audit]", "[audit]\nstdout = \"yes\"", "audit.stdout"),
     (
         "[audit]",
