@@ -91,6 +91,8 @@ fn write(folder: &Path, keys: &AuditKeys) -> NodeId {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
         stdout: false,
         ship: None,
     };

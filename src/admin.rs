@@ -205,6 +205,7 @@ impl Admin {
             audit_available: u64::from(audit.available.is_ok()),
             audit_waiting: u64::try_from(audit.waiting).unwrap_or(u64::MAX),
             audit_lost: audit.lost,
+            audit_rejections_left_out: audit.left_out,
             audit_uncopied: audit.uncopied,
             audit_syncs: audit.syncs,
             audit_unshipped: shipping.map_or(0, |shipping| shipping.behind_events),

@@ -16,7 +16,9 @@ pub mod line;
 pub mod note;
 pub mod proof;
 mod queue;
+pub mod receipt;
 mod recovery;
+mod rejections;
 pub mod search;
 pub mod ship;
 pub mod tree;
@@ -37,16 +39,20 @@ use tokio::{
 };
 
 use self::{
-    event::Event,
+    event::{Event, Rejected},
     folder::Folder,
     key::AuditKeys,
     line::Position,
     queue::Queue,
+    receipt::Receipt,
+    rejections::Rejections,
     ship::{ShipSettings, ShipSetupError, Shipper},
     writer::Writer,
 };
 use crate::{
+    clock,
     ident::{NodeId, PseudonymKey},
+    limits::Rate,
     outbox::Outbox,
 };
 
@@ -77,6 +83,10 @@ pub struct AuditSettings {
     pub keep: Option<Duration>,
     /// How many are kept; nothing: all.
     pub keep_files: Option<u64>,
+    /// Whether a client is told where the outcome of its request stands.
+    pub receipt: bool,
+    /// How many requests without a good token leave an event; nothing: none does, they are counted.
+    pub rejected_rate: Option<Rate>,
     /// Whether each durable line goes to standard output, too.
     pub stdout: bool,
     /// Where its lines go besides.
@@ -85,7 +95,7 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 15] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 17] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -118,6 +128,11 @@ impl AuditSettings {
             ),
             ("audit.keep", self.keep == other.keep),
             ("audit.keep_files", self.keep_files == other.keep_files),
+            ("audit.receipt", self.receipt == other.receipt),
+            (
+                "audit.rejected_rate",
+                self.rejected_rate == other.rejected_rate,
+            ),
             ("audit.stdout", self.stdout == other.stdout),
             ("audit.ship", self.ship == other.ship),
         ]
@@ -219,6 +234,8 @@ pub struct Health {
     pub available: Result<(), AuditUnavailable>,
     /// How many events were lost since the start.
     pub lost: u64,
+    /// How many rejections left no event, since the start.
+    pub left_out: u64,
     /// How many lines standard output did not take.
     pub uncopied: u64,
     /// How many bytes of events wait for the disk.
@@ -241,6 +258,7 @@ pub struct AuditTrail {
 struct Terms {
     durability: Durability,
     write_timeout: Duration,
+    receipt: bool,
 }
 
 impl AuditTrail {
@@ -255,7 +273,12 @@ impl AuditTrail {
     ) -> Result<Self, OpenError> {
         let copy = copy.map(|out| Outbox::new("audit copy", out));
         let copy = copy.transpose().map_err(OpenError::Thread)?;
-        let queue = Arc::new(Queue::new(settings.write_timeout));
+        let rejections = Rejections::new(
+            settings.rejected_rate.as_ref(),
+            settings.checkpoint_every,
+            clock::instant(),
+        );
+        let queue = Arc::new(Queue::new(settings.write_timeout, rejections));
         let (writer, durable) = Writer::open(settings, Arc::clone(&queue), copy)?;
         let node = writer.node().clone();
         writer.start()?;
@@ -266,6 +289,7 @@ impl AuditTrail {
             settings: Terms {
                 durability: settings.durability,
                 write_timeout: settings.write_timeout,
+                receipt: settings.receipt,
             },
             durable,
         })
@@ -292,6 +316,14 @@ impl AuditTrail {
             // It was counted; nobody wants to wait.
             (Err(_), None) => Filed(Filing::Lost),
         }
+    }
+
+    /// Has it written that a request was refused before anybody knew who asks, as often as
+    /// `audit.rejected_rate` allows; the others are counted, and the count is written. The event is told
+    /// how many were left out before it. Nobody waits for it.
+    pub fn reject(&self, event: impl FnOnce(u64) -> Rejected) {
+        self.queue
+            .reject(|left_out| serde_json::to_vec(&event(left_out)).ok());
     }
 
     /// Counts an event that could not be made.
@@ -327,6 +359,12 @@ impl AuditTrail {
     /// Whose chain it is.
     pub const fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// What a client is given of the outcome that stands there, if clients are given anything.
+    pub fn receipt(&self, position: Position) -> Option<Receipt> {
+        let node = self.settings.receipt.then(|| self.node.clone())?;
+        Some(Receipt { node, position })
     }
 
     /// With which people become pseudonyms in it.

@@ -131,6 +131,8 @@ pub struct Levels {
     pub audit_available: u64,
     /// Bytes of audit events that wait for the disk.
     pub audit_waiting: u64,
+    /// Requests without a good token that left no audit event, since the start.
+    pub audit_rejections_left_out: u64,
     /// Audit events that were lost, since the start.
     pub audit_lost: u64,
     /// Lines of the audit trail that standard output did not take, since the start.
@@ -755,6 +757,11 @@ const COUNTERS: [Read; 8] = [
         "audit_lost",
         "Audit events that could not be written",
         |now| now.audit_lost,
+    ),
+    (
+        "audit_rejections_left_out",
+        "Requests refused for their token that left no audit event of their own: there were too many",
+        |now| now.audit_rejections_left_out,
     ),
     (
         "audit_uncopied",

@@ -586,7 +586,8 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
 /// The response, once its outcome is on disk; another one where it does not get there.
 async fn recorded(ended: Ended, response: Response<Segments>, id: RequestId) -> Response<Segments> {
     match ended.on_disk().await {
-        Ok(_) => response,
+        Ok(None) => response,
+        Ok(Some(receipt)) => reply::with_receipt(response, &receipt),
         Err(error) => reply::problem(&error, id),
     }
 }

@@ -19,8 +19,10 @@ use crate::{
     address::Client,
     audit::{
         AuditTrail, AuditUnavailable, Filed,
-        event::{Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase},
-        line::Position,
+        event::{
+            Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase, Rejected,
+        },
+        receipt::Receipt,
         ship::Shipping,
     },
     auth::Caller,
@@ -399,10 +401,32 @@ impl Trail {
         }
     }
 
+    /// What was refused for its token, proof or issuer leaves an event, if there are not too many, or
+    /// is counted. What never came so far leaves nothing.
+    fn reject(&self, end: &End<'_>) {
+        let Some(error @ GatewayError::Authenticate(_)) = end.error else {
+            return;
+        };
+        let (code, reason) = (error.code(), error.reason());
+        self.observers.audit.reject(|left_out| Rejected {
+            time: clock::now(),
+            phase: Phase::Rejected,
+            request_id: self.id,
+            client: self.client,
+            code: code.as_str(),
+            reason: Some(reason).filter(|reason| *reason != code.as_str()),
+            http_status: code.status(),
+            left_out,
+        });
+    }
+
     /// Only a request that passed authentication leaves an outcome: before that there is no tenant
     /// in whose name anything could have been done.
     fn audit(&self, end: &End<'_>, total: Duration) -> Option<Filed> {
-        let caller = self.caller.as_ref()?;
+        let Some(caller) = self.caller.as_ref() else {
+            self.reject(end);
+            return None;
+        };
         let sent = self.sent.as_ref();
         Some(
             self.observers.file(&Outcome {
@@ -452,16 +476,19 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Waits until the outcome is on disk, and says where, if it has a place.
+    /// Waits until the outcome is on disk, and says where, if clients are told.
     ///
     /// # Errors
     /// What is to be answered instead, where that does not happen in time.
-    pub async fn on_disk(self) -> Result<Option<Position>, GatewayError> {
+    pub async fn on_disk(self) -> Result<Option<Receipt>, GatewayError> {
         let Some(outcome) = self.outcome else {
             return Ok(None);
         };
         let why = match outcome.durable().await {
-            Ok(position) => return Ok(position),
+            Ok(position) => {
+                let audit = &self.observers.audit;
+                return Ok(position.and_then(|position| audit.receipt(position)));
+            }
             Err(why) => why,
         };
         let error = if self.sent {

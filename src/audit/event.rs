@@ -281,6 +281,32 @@ pub struct Outcome<'a> {
     pub ms: f64,
 }
 
+/// A request that was refused for its token, its proof or its issuer: nobody is known who asked.
+#[derive(Debug, Serialize)]
+pub struct Rejected {
+    /// When it was refused.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// Always `rejected`.
+    pub phase: Phase,
+    /// The gateway's id of the request.
+    #[serde(serialize_with = "as_text")]
+    pub request_id: RequestId,
+    /// Where it came from: a network, never an address.
+    #[serde(serialize_with = "as_text")]
+    pub client: Client,
+    /// The error's code.
+    pub code: &'static str,
+    /// Finer than the code, for the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What the client was answered.
+    pub http_status: u16,
+    /// How many more were refused, and left no event, since the last that said so.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
 /// How a request ended that was under way when the process was killed.
 #[derive(Debug, Serialize)]
 pub struct Interrupted {
@@ -323,6 +349,8 @@ pub enum Phase {
     Intent,
     /// A request has ended.
     Outcome,
+    /// A request was refused before anybody knew who asks.
+    Rejected,
 }
 
 /// What the gateway did with a request.
@@ -367,6 +395,14 @@ pub struct ImageNote {
     pub format: &'static str,
     /// Its decoded size.
     pub bytes: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a field over by reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {

@@ -335,7 +335,7 @@ async fn unknown_callers(world: &World) {
 }
 
 /// The members that an event may have (CONTRACT, section 7), and `reason`.
-const MEMBERS: [&str; 30] = [
+const MEMBERS: [&str; 31] = [
     "v",
     "seq",
     "node",
@@ -359,6 +359,7 @@ const MEMBERS: [&str; 30] = [
     "credential",
     "attempts",
     "http_status",
+    "left_out",
     "upstream_status",
     "customer_status",
     "bytes_in",
@@ -391,6 +392,7 @@ fn assert_sound(world: &World) {
                 assert_eq!(intended, event["decision"] == "forward", "{line}");
                 assert!(ended.insert(id), "twice: {line}");
             }
+            "rejected" => assert!(event.get("tenant").is_none(), "{line}"),
             other => panic!("{other}: {line}"),
         }
         for name in event.as_object().unwrap().keys() {

@@ -659,7 +659,7 @@ async fn every_line_that_a_gateway_writes_fits_the_schema() {
     simulator.set_credentials(logins.into());
     let folder = tempfile::tempdir().unwrap();
     write_secrets(folder.path());
-    let toml = format!("{AUDIT}rotate_size = \"16KiB\"\n{OTHER_TENANT}");
+    let toml = format!("{AUDIT}rotate_size = \"16KiB\"\nrejected_rate = \"1/h\"\n{OTHER_TENANT}");
     let served = Served::start(folder.path(), &simulator.url(), &toml, &[]).await;
     let config = load(folder.path(), &simulator.url(), &[]);
     let client = client();
@@ -671,7 +671,9 @@ async fn every_line_that_a_gateway_writes_fits_the_schema() {
         post(mint(&config, index, &[operation], None), lookup(operation)).await;
     }
     post(mint(&config, 0, &[], None), lookup(Operation::GetStatus)).await;
-    post("no token".to_owned(), lookup(Operation::GetStatus)).await;
+    for _ in 0..3 {
+        post("no token".to_owned(), lookup(Operation::GetStatus)).await;
+    }
     let operator = |path: &str, body: Value| {
         let request = client
             .post(format!("http://{}{path}", served.admin))
@@ -698,7 +700,10 @@ async fn every_line_that_a_gateway_writes_fits_the_schema() {
     }
     let kinds: BTreeSet<_> = lines.iter().map(kind).collect();
     for kind in [
+        "intent",
         "outcome",
+        "rejected",
+        "rejections_left_out",
         "file_opened",
         "checkpoint",
         "start",
@@ -779,6 +784,7 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
             "reason": "interrupted"}),
         event("answer_withheld", json!({"request_id": id})),
         event("clock_step", json!({"ms": -3_600_000})),
+        event("rejections_left_out", json!({"count": 7})),
         event(
             "audit_gap",
             json!({"cause": "torn", "file": 2, "from_byte": 17, "bytes": 4}),

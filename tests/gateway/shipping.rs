@@ -121,6 +121,8 @@ fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
         rotate_every: Duration::from_hours(1),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
         stdout: false,
         ship: None,
     };
