@@ -752,7 +752,7 @@ const GAUGES: [Read; 11] = [
 ];
 
 /// What is counted since the start.
-const COUNTERS: [Read; 8] = [
+const COUNTERS: [Read; 9] = [
     (
         "audit_lost",
         "Audit events that could not be written",
