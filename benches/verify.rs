@@ -91,6 +91,7 @@ fn write(folder: &Path, keys: &AuditKeys) -> NodeId {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

@@ -8,6 +8,7 @@
 //! where it is in the chain.
 
 pub mod chain;
+pub mod digest;
 pub mod event;
 pub mod folder;
 mod keeper;
@@ -37,7 +38,8 @@ use tokio::{
 };
 
 use self::{
-    event::Event, key::AuditKeys, line::Position, queue::Queue, ship::ShipSettings, writer::Writer,
+    digest::DigestKey, event::Event, key::AuditKeys, line::Position, queue::Queue,
+    ship::ShipSettings, writer::Writer,
 };
 use crate::{
     ident::{NodeId, PseudonymKey},
@@ -71,6 +73,8 @@ pub struct AuditSettings {
     pub keep: Option<Duration>,
     /// How many are kept; nothing: all.
     pub keep_files: Option<u64>,
+    /// Whether an event says by a digest which images they were.
+    pub image_digests: bool,
     /// Whether each durable line goes to standard output, too.
     pub stdout: bool,
     /// Where its lines go besides.
@@ -79,7 +83,7 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 15] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 16] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -112,6 +116,10 @@ impl AuditSettings {
             ),
             ("audit.keep", self.keep == other.keep),
             ("audit.keep_files", self.keep_files == other.keep_files),
+            (
+                "audit.image_digests",
+                self.image_digests == other.image_digests,
+            ),
             ("audit.stdout", self.stdout == other.stdout),
             ("audit.ship", self.ship == other.ship),
         ]
@@ -235,6 +243,7 @@ pub struct AuditTrail {
 struct Terms {
     durability: Durability,
     write_timeout: Duration,
+    image_digests: bool,
 }
 
 impl AuditTrail {
@@ -260,6 +269,7 @@ impl AuditTrail {
             settings: Terms {
                 durability: settings.durability,
                 write_timeout: settings.write_timeout,
+                image_digests: settings.image_digests,
             },
             durable,
         })
@@ -326,6 +336,12 @@ impl AuditTrail {
     /// With which people become pseudonyms in it.
     pub fn pseudonyms(&self) -> &PseudonymKey {
         self.keys.current.pseudonyms()
+    }
+
+    /// With which images are known again in it, where that is wanted.
+    pub fn images(&self) -> Option<&DigestKey> {
+        let wanted = self.settings.image_digests;
+        wanted.then(|| self.keys.current.images())
     }
 
     /// How far it is on disk, now and from now on.

@@ -406,6 +406,7 @@ impl Gateway {
         trail.submitted(&submission, grant.email_case);
         let member = |pointer: &str| submission.text_at(pointer);
         let permit = authorize(caller, &grant.tenant, operation, member)?;
+        trail.permitted(&submission);
         let submission = grant.spell(submission);
         let sealed = seal(&submission, &permit);
         Ok(Job {

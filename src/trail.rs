@@ -191,9 +191,21 @@ impl Trail {
                     side: image.side().name(),
                     format: image.format().name(),
                     bytes: image.bytes(),
+                    digest: None,
                 })
                 .collect(),
         }));
+    }
+
+    /// Notes which images they are of what may go. What is refused is not looked at so closely.
+    pub fn permitted(&mut self, submission: &Submission<'_>) {
+        let content = self.content.as_mut().and_then(Arc::get_mut);
+        let (Some(content), Some(key)) = (content, self.observers.audit.images()) else {
+            return;
+        };
+        for (note, image) in content.images.iter_mut().zip(submission.images()) {
+            note.digest = Some(key.digest(image.text()));
+        }
     }
 
     /// Writes down that it is about to go upstream, if that is not written yet.

@@ -1,13 +1,13 @@
 //! The events: what a tenant did to a customer and how it ended, and what the gateway did by itself.
 //!
 //! Invariant: an event is a struct of allowed fields. People appear as keyed pseudonyms, fields by
-//! name, images by side, format and size; there is no field that a value, a token or a credential
+//! name, images by side, format, size and keyed digest; there is no field that a value, a token or a credential
 //! could be put in.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::chain::Mark;
+use super::{chain::Mark, digest::ImageDigest};
 use crate::{
     address::Client,
     ident::{Pseudonym, RequestId},
@@ -367,6 +367,9 @@ pub struct ImageNote {
     pub format: &'static str,
     /// Its decoded size.
     pub bytes: u64,
+    /// Which one it is, to whoever has the key, once the request may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ImageDigest>,
 }
 
 fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {

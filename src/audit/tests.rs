@@ -65,6 +65,7 @@ pub(super) fn settings(folder: &Path) -> AuditSettings {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     }

@@ -46,6 +46,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
     let rotate_every = section.duration("rotate_every", ROTATIONS);
     let keep = section.duration("keep", KEPT);
     let keep_files = section.count("keep_files", 0..=1_000_000);
+    let image_digests = section.required("image_digests").and_then(|f| f.flag());
     let stdout = section.required("stdout").and_then(|f| f.flag());
     let ship_written = section.has("ship");
     let ship = ship::ship(&mut section);
@@ -63,6 +64,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
         rotate_every: rotate_every?,
         keep: Some(keep?).filter(|keep| !keep.is_zero()),
         keep_files: Some(keep_files?).filter(|files| *files > 0),
+        image_digests: image_digests?,
         stdout: stdout?,
         ship: if ship_written { Some(ship?) } else { None },
     })

@@ -368,12 +368,15 @@ const MEMBERS: [&str; 30] = [
     "mac",
 ];
 
+fn key(world: &World) -> AuditKey {
+    let text = std::fs::read(world.folder().join("audit.key")).unwrap();
+    let key = BASE64_STANDARD.decode(text).unwrap();
+    AuditKey::derive(&key.try_into().unwrap())
+}
+
 /// Numbers without a hole, MACs that verify, and nothing but what is allowed.
 fn assert_sound(world: &World) {
-    let key = BASE64_STANDARD
-        .decode(std::fs::read(world.folder().join("audit.key")).unwrap())
-        .unwrap();
-    let key = AuditKey::derive(&key.try_into().unwrap());
+    let key = key(world);
     let (mut open, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for (index, line) in world.audit.text().lines().enumerate() {
         let event: Value = serde_json::from_str(line).unwrap();
@@ -467,8 +470,8 @@ async fn events_hold_pseudonyms_of_one_tenant_and_purpose_and_no_value() {
     assert_eq!(first["images"][0]["side"], "front");
     assert_eq!(
         first["images"][0].as_object().unwrap().len(),
-        3,
-        "side, format, bytes"
+        4,
+        "side, format, bytes, digest"
     );
     let text = world.audit.text().to_lowercase();
     for value in [
@@ -486,6 +489,78 @@ async fn events_hold_pseudonyms_of_one_tenant_and_purpose_and_no_value() {
         assert!(!text.contains(&value.to_lowercase()), "{value} in {text}");
     }
     assert_sound(&world);
+}
+
+/// What the key of a world's trail makes of these images.
+fn digests(world: &World, customer: &Value) -> Vec<Value> {
+    let documents = &customer["target"]["documents"];
+    let texts = ["front", "back"].map(|side| documents[side].as_str().unwrap());
+    let key = key(world);
+    let digest = |text: &str| json!(key.images().digest([text.as_bytes()]).to_string());
+    texts.map(digest).into()
+}
+
+#[tokio::test]
+async fn an_image_has_one_keyed_digest_however_it_is_written_and_none_where_it_is_refused() {
+    for (variables, wanted) in [
+        (&[][..], true),
+        (&[("AUDIT__IMAGE_DIGESTS", "false")], false),
+    ] {
+        let world = World::with("", variables).await;
+        let full = world.full_token();
+        let plain = customer();
+        let mut as_uri = plain.clone();
+        let documents = &mut as_uri["target"]["documents"];
+        for side in ["front", "back"] {
+            let text = documents[side].as_str().unwrap();
+            documents[side] = json!(format!("data:image/jpeg;base64,{text}"));
+        }
+        let escaped = plain.to_string().replace('/', r"\/");
+        let not_allowed = world.token(&[GetStatus, UpdateStatus]);
+        for (token, body, status) in [
+            (&full, plain.to_string(), 200),
+            (&full, as_uri.to_string(), 200),
+            (&full, escaped, 200),
+            (&not_allowed, plain.to_string(), 413),
+            (
+                &world.token_for(&Operation::ALL, Some("a@b.example")),
+                plain.to_string(),
+                403,
+            ),
+        ] {
+            let answer = world.post_text(token, body).await;
+            assert_eq!(answer.status, status, "{}", answer.text);
+        }
+        let expected = digests(&world, &plain);
+        let events = world.audit.until(5).await;
+        let told = |event: &Value| -> Vec<Value> {
+            let images = event["images"].as_array().into_iter().flatten();
+            images.map(|image| image["digest"].clone()).collect()
+        };
+        let lines = world.audit.text();
+        let lines = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let intents: Vec<Value> = lines.filter(|e: &Value| e["phase"] == "intent").collect();
+        assert_eq!(intents.len(), 3);
+        for event in events[..3].iter().chain(&intents) {
+            let expected = if wanted {
+                expected.clone()
+            } else {
+                vec![Value::Null; 2]
+            };
+            assert_eq!(told(event), expected, "{event}");
+        }
+        // Too much for a lookup, so that nobody read it; and an image that was read and not sent.
+        assert_eq!(told(&events[3]), [Value::Null; 0]);
+        assert_eq!(
+            told(&events[4]),
+            [Value::Null, Value::Null],
+            "{}",
+            events[4]
+        );
+        assert_sound(&world);
+    }
 }
 
 #[tokio::test]

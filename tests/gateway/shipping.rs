@@ -114,6 +114,7 @@ fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
         rotate_every: Duration::from_hours(1),
         keep: None,
         keep_files: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

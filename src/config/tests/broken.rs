@@ -313,6 +313,11 @@ const SECTIONS: &[Case] = &[
     ),
     ("[audit]", "[audit]\nkeep = \"-1d\"", "audit.keep"),
     ("[audit]", "[audit]\nkeep_files = -1", "audit.keep_files"),
+    (
+        "[audit]",
+        "[audit]\nimage_digests = \"sha256\"",
+        "audit.image_digests",
+    ),
     ("[audit]", "[audit]\nstdout = \"yes\"", "audit.stdout"),
     (
         "[audit]",
