@@ -196,6 +196,9 @@ pub struct Intent<'a> {
     /// The client's own id of it, where it sent a plain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_request_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
     /// Who asks; nobody where the gateway does by itself.
@@ -241,6 +244,9 @@ pub struct Outcome<'a> {
     /// The client's own id of it, where it sent a plain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_request_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
     /// Who asked.
@@ -270,6 +276,9 @@ pub struct Outcome<'a> {
     /// What the upstream answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_status: Option<u16>,
+    /// What the upstream called its answer: `Success` or `Error`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<&'static str>,
     /// The customer's status in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub customer_status: Option<&'static str>,

@@ -26,8 +26,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Broken, EMAIL, Lines, OTHER_TENANT, OTHER_USER, PASS, PATH, USER, World, customer, load,
-    lookup, mint, simulator,
+    Broken, EMAIL, Lines, OTHER_TENANT, OTHER_USER, PASS, PATH, USER, World, answer, customer,
+    load, lookup, mint, simulator,
 };
 
 /// A third tenant, which is switched off.
@@ -135,6 +135,7 @@ async fn answered(world: &World, count: &mut usize) {
             operation.name(),
             1,
             200,
+            "Success",
             "demo-1"
         ]);
         let members = [
@@ -144,6 +145,7 @@ async fn answered(world: &World, count: &mut usize) {
             "service",
             "attempts",
             "upstream_status",
+            "result",
             "credential",
         ];
         assert_eq!(json!(members.map(|name| &event[name])), expected);
@@ -299,6 +301,11 @@ async fn failed_upstream(world: &World, count: &mut usize) {
             json!([event["decision"], event["attempts"]]),
             json!(["forward", 1])
         );
+        let refused = ["customer_not_found", "invalid_payload"].contains(&code);
+        assert_eq!(
+            event["result"],
+            if refused { json!("Error") } else { Value::Null }
+        );
         if code == "upstream_credentials_rejected" {
             world.restore_credential().await;
             one_more(world, count).await;
@@ -335,7 +342,7 @@ async fn unknown_callers(world: &World) {
 }
 
 /// The members that an event may have (CONTRACT, section 7), and `reason`.
-const MEMBERS: [&str; 30] = [
+const MEMBERS: [&str; 32] = [
     "v",
     "seq",
     "node",
@@ -343,6 +350,7 @@ const MEMBERS: [&str; 30] = [
     "phase",
     "request_id",
     "client_request_id",
+    "trace_id",
     "tenant",
     "issuer",
     "subject",
@@ -360,6 +368,7 @@ const MEMBERS: [&str; 30] = [
     "attempts",
     "http_status",
     "upstream_status",
+    "result",
     "customer_status",
     "bytes_in",
     "bytes_out",
@@ -638,6 +647,35 @@ async fn gauge(world: &World, name: &str) -> u64 {
         .unwrap()
 }
 
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+#[tokio::test]
+async fn a_trace_is_in_intent_and_outcome_and_goes_no_further() {
+    let world = World::start().await;
+    for (parent, trace) in [
+        (format!("00-{TRACE}-00f067aa0ba902b7-01"), json!(TRACE)),
+        (format!("01-{TRACE}-00f067aa0ba902b7-01"), Value::Null),
+    ] {
+        world.simulator.clear_requests();
+        let request = world
+            .client
+            .post(world.url())
+            .bearer_auth(world.full_token());
+        let request = request.header("traceparent", parent).json(&customer());
+        let answer = answer(request.send().await.unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let text = world.audit.text();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let id = answer.headers["x-request-id"].to_str().unwrap();
+        let told = lines.filter(|line: &Value| line["request_id"] == id);
+        let told: Vec<Value> = told.map(|line| line["trace_id"].clone()).collect();
+        assert_eq!(told, [trace.clone(), trace]);
+        let sent = world.only_record();
+        assert!(!format!("{sent:?}").contains(TRACE), "{sent:?}");
+    }
+    assert_sound(&world);
+}
+
 #[tokio::test]
 async fn a_request_leaves_one_line_of_log() {
     let log = Lines::default();
@@ -648,6 +686,7 @@ async fn a_request_leaves_one_line_of_log() {
         .post(world.url())
         .bearer_auth(world.full_token())
         .header("x-request-id", "the-clients-own")
+        .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"))
         .json(&customer());
     let answer = request.send().await.unwrap();
     let id = answer.headers()["x-request-id"]
@@ -668,6 +707,7 @@ async fn a_request_leaves_one_line_of_log() {
         "message",
         "request.id",
         "client_request_id",
+        "trace.id",
         "tenant.id",
         "service",
         "status",
@@ -682,6 +722,7 @@ async fn a_request_leaves_one_line_of_log() {
             "request",
             id,
             "the-clients-own",
+            TRACE,
             "demo",
             "createOrUpdateCustomer",
             200,

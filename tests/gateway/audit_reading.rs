@@ -807,7 +807,7 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
     });
     let id = RequestId::mint().to_string();
     let request = json!({
-        "request_id": id, "client_request_id": "abc-1", "tenant": "demo", "issuer": "idp",
+        "request_id": id, "client_request_id": "abc-1", "trace_id": "0af7651916cd43dd8448eb211c80319c", "tenant": "demo", "issuer": "idp",
         "subject": pseudonym, "client": "2001:db8::/48", "service": "getStatus",
         "customer": pseudonym, "reference": pseudonym, "fields": ["email", "front"],
         "images": [{"side": "front", "format": "png", "bytes": 5, "digest": "a".repeat(64)}],
