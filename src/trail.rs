@@ -21,6 +21,7 @@ use crate::{
         AuditTrail, AuditUnavailable, Filed,
         event::{Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase},
         line::Position,
+        ship::Shipping,
     },
     auth::Caller,
     caching::CacheStatus,
@@ -40,6 +41,8 @@ use crate::{
 pub struct Observers {
     /// The audit trail.
     pub audit: Arc<AuditTrail>,
+    /// How the trail gets to its second place, if it has one.
+    pub shipping: Option<Shipping>,
     /// The counters.
     pub metrics: Metrics,
     /// What people are turned into pseudonyms with, but in the audit trail.

@@ -546,7 +546,7 @@ async fn an_image_has_one_keyed_digest_however_it_is_written_and_none_where_it_i
             let images = event["images"].as_array().into_iter().flatten();
             images.map(|image| image["digest"].clone()).collect()
         };
-        let lines = world.audit.text();
+        let lines = world.recorded().await.text();
         let lines = lines
             .lines()
             .map(|line| serde_json::from_str(line).unwrap());
@@ -664,7 +664,7 @@ async fn a_trace_is_in_intent_and_outcome_and_goes_no_further() {
         let request = request.header("traceparent", parent).json(&customer());
         let answer = answer(request.send().await.unwrap()).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
-        let text = world.audit.text();
+        let text = world.recorded().await.text();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         let id = answer.headers["x-request-id"].to_str().unwrap();
         let told = lines.filter(|line: &Value| line["request_id"] == id);
@@ -827,6 +827,7 @@ async fn a_panic_is_that_requests_500_and_a_counter_and_the_next_one_is_served()
     );
     world.simulator.set_behaviour(Behaviour::default());
     assert_eq!(world.post(&token, &get_status(EMAIL)).await.status, 200);
+    world.recorded().await;
     assert_sound(&world);
 }
 
