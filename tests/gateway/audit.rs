@@ -1,7 +1,7 @@
 //! What a request leaves behind: one audit event, its numbers, one line of log; and what happens
 //! when leaving it fails.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -342,7 +342,7 @@ async fn unknown_callers(world: &World) {
 }
 
 /// The members that an event may have (CONTRACT, section 7), and `reason`.
-const MEMBERS: [&str; 32] = [
+const MEMBERS: [&str; 33] = [
     "v",
     "seq",
     "node",
@@ -365,6 +365,7 @@ const MEMBERS: [&str; 32] = [
     "code",
     "reason",
     "credential",
+    "cause",
     "attempts",
     "http_status",
     "upstream_status",
@@ -377,26 +378,50 @@ const MEMBERS: [&str; 32] = [
     "mac",
 ];
 
-fn key(world: &World) -> AuditKey {
-    let text = std::fs::read(world.folder().join("audit.key")).unwrap();
+fn key(folder: &Path) -> AuditKey {
+    let text = std::fs::read(folder.join("audit.key")).unwrap();
     let key = BASE64_STANDARD.decode(text).unwrap();
     AuditKey::derive(&key.try_into().unwrap())
 }
 
-/// Numbers without a hole, MACs that verify, and nothing but what is allowed.
-fn assert_sound(world: &World) {
-    let key = key(world);
+/// Whether the whole trail of a world is as [`assert_sound_trail`] has it.
+pub fn assert_sound(world: &World) {
+    assert_sound_trail(world.folder(), &world.audit.text());
+}
+
+/// Ends a world, and looks at its trail when nothing is under way any more.
+pub async fn assert_ends_sound(world: &World) {
+    world.drain();
+    world
+        .audit
+        .until_acts("stop", |acts| !acts.is_empty())
+        .await;
+    assert_sound(world);
+}
+
+/// Numbers without a hole, MACs that verify, each intent with one end, and nothing but what is allowed.
+pub fn assert_sound_trail(folder: &Path, trail: &str) {
+    let key = key(folder);
     let (mut open, mut ended) = (BTreeSet::new(), BTreeSet::new());
-    for (index, line) in world.audit.text().lines().enumerate() {
+    let mut refreshing = BTreeSet::new();
+    for (index, line) in trail.lines().enumerate() {
         let event: Value = serde_json::from_str(line).unwrap();
         let framed = Line::parse(line.as_bytes()).unwrap();
         assert!(framed.is_by(&key), "{line}");
         assert_eq!(json!([event["v"], event["seq"]]), json!([1, index + 1]));
+        if event["event"] == "status_refreshed" {
+            let id = event["request_id"].as_str().unwrap().to_owned();
+            assert_eq!(refreshing.remove(&id), event["attempts"] != 0, "{line}");
+            assert!(ended.insert(id), "twice: {line}");
+        }
         if event["phase"] == "event" {
             continue;
         }
         let id = event["request_id"].as_str().unwrap().to_owned();
         match event["phase"].as_str().unwrap() {
+            "intent" if event["cause"] == "refresh" => {
+                assert!(refreshing.insert(id), "twice: {line}");
+            }
             "intent" => assert!(open.insert(id), "twice: {line}"),
             "outcome" => {
                 let intended = open.remove(&id);
@@ -412,7 +437,8 @@ fn assert_sound(world: &World) {
             );
         }
     }
-    assert!(open.is_empty(), "intents without an outcome: {open:?}");
+    open.append(&mut refreshing);
+    assert!(open.is_empty(), "intents without an end: {open:?}");
 }
 
 #[tokio::test]
@@ -504,7 +530,7 @@ async fn events_hold_pseudonyms_of_one_tenant_and_purpose_and_no_value() {
 fn digests(world: &World, customer: &Value) -> Vec<Value> {
     let documents = &customer["target"]["documents"];
     let texts = ["front", "back"].map(|side| documents[side].as_str().unwrap());
-    let key = key(world);
+    let key = key(world.folder());
     let digest = |text: &str| json!(key.images().digest([text.as_bytes()]).to_string());
     texts.map(digest).into()
 }
@@ -634,6 +660,7 @@ async fn a_client_that_leaves_is_settled_and_audited() {
         assert_eq!(event["customer_status"], "PASS");
         assert_eq!(world.only_record().status, Some(200));
         assert_eq!(world.simulator.customers(), 1);
+        assert_ends_sound(&world).await;
     }
 }
 

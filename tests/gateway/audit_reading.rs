@@ -42,7 +42,7 @@ struct Place {
 /// An event as it is written down.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Written(Value);
+pub struct Written(pub Value);
 
 impl Event for Written {}
 
@@ -155,7 +155,7 @@ fn key(place: &Place) -> [u8; 32] {
 }
 
 /// A whole outcome, whatever of it does not matter here.
-fn outcome(tenant: &str, customer: Option<&str>) -> Value {
+pub fn outcome(tenant: &str, customer: Option<&str>) -> Value {
     let mut event = json!({
         "time": clock::now().to_string(),
         "phase": "outcome",
@@ -180,14 +180,14 @@ fn outcome(tenant: &str, customer: Option<&str>) -> Value {
     event
 }
 
-fn with(mut event: Value, members: Value) -> Value {
+pub fn with(mut event: Value, members: Value) -> Value {
     for (name, value) in members.as_object().unwrap() {
         event[name] = value.clone();
     }
     event
 }
 
-fn id(event: &Value) -> String {
+pub fn id(event: &Value) -> String {
     event["request_id"].as_str().unwrap().to_owned()
 }
 

@@ -4,7 +4,7 @@
 mod collector;
 mod followed;
 mod nats;
-mod receiver;
+pub mod receiver;
 mod served;
 
 use std::{
