@@ -103,6 +103,7 @@ fn settings(folder: &Path, sync_interval: Duration) -> AuditSettings {
         keep_files: None,
         receipt: false,
         rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     }

@@ -93,6 +93,7 @@ fn write(folder: &Path, keys: &AuditKeys) -> NodeId {
         keep_files: None,
         receipt: false,
         rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

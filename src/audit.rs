@@ -8,6 +8,7 @@
 //! where it is in the chain.
 
 pub mod chain;
+pub mod digest;
 pub mod event;
 pub mod folder;
 mod keeper;
@@ -39,6 +40,7 @@ use tokio::{
 };
 
 use self::{
+    digest::DigestKey,
     event::{Event, Rejected},
     folder::Folder,
     key::AuditKeys,
@@ -87,6 +89,8 @@ pub struct AuditSettings {
     pub receipt: bool,
     /// How many requests without a good token leave an event; nothing: none does, they are counted.
     pub rejected_rate: Option<Rate>,
+    /// Whether an event says by a digest which images they were.
+    pub image_digests: bool,
     /// Whether each durable line goes to standard output, too.
     pub stdout: bool,
     /// Where its lines go besides.
@@ -95,7 +99,7 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 17] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 18] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -132,6 +136,10 @@ impl AuditSettings {
             (
                 "audit.rejected_rate",
                 self.rejected_rate == other.rejected_rate,
+            ),
+            (
+                "audit.image_digests",
+                self.image_digests == other.image_digests,
             ),
             ("audit.stdout", self.stdout == other.stdout),
             ("audit.ship", self.ship == other.ship),
@@ -259,6 +267,7 @@ struct Terms {
     durability: Durability,
     write_timeout: Duration,
     receipt: bool,
+    image_digests: bool,
 }
 
 impl AuditTrail {
@@ -290,6 +299,7 @@ impl AuditTrail {
                 durability: settings.durability,
                 write_timeout: settings.write_timeout,
                 receipt: settings.receipt,
+                image_digests: settings.image_digests,
             },
             durable,
         })
@@ -370,6 +380,12 @@ impl AuditTrail {
     /// With which people become pseudonyms in it.
     pub fn pseudonyms(&self) -> &PseudonymKey {
         self.keys.current.pseudonyms()
+    }
+
+    /// With which images are known again in it, where that is wanted.
+    pub fn images(&self) -> Option<&DigestKey> {
+        let wanted = self.settings.image_digests;
+        wanted.then(|| self.keys.current.images())
     }
 
     /// How far it is on disk, now and from now on.

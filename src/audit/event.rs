@@ -1,13 +1,13 @@
 //! The events: what a tenant did to a customer and how it ended, and what the gateway did by itself.
 //!
 //! Invariant: an event is a struct of allowed fields. People appear as keyed pseudonyms, fields by
-//! name, images by side, format and size; there is no field that a value, a token or a credential
+//! name, images by side, format, size and keyed digest; there is no field that a value, a token or a credential
 //! could be put in.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::chain::Mark;
+use super::{chain::Mark, digest::ImageDigest};
 use crate::{
     address::Client,
     ident::{Pseudonym, RequestId},
@@ -196,6 +196,9 @@ pub struct Intent<'a> {
     /// The client's own id of it, where it sent a plain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_request_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
     /// Who asks; nobody where the gateway does by itself.
@@ -241,6 +244,9 @@ pub struct Outcome<'a> {
     /// The client's own id of it, where it sent a plain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_request_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
     /// Who asked.
@@ -270,6 +276,9 @@ pub struct Outcome<'a> {
     /// What the upstream answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_status: Option<u16>,
+    /// What the upstream called its answer: `Success` or `Error`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<&'static str>,
     /// The customer's status in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub customer_status: Option<&'static str>,
@@ -395,6 +404,9 @@ pub struct ImageNote {
     pub format: &'static str,
     /// Its decoded size.
     pub bytes: u64,
+    /// Which one it is, to whoever has the key, once the request may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ImageDigest>,
 }
 
 #[expect(

@@ -68,6 +68,7 @@ pub(super) fn settings(folder: &Path) -> AuditSettings {
         keep_files: None,
         receipt: false,
         rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     }

@@ -51,6 +51,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
     let rejected_rate = section
         .required("rejected_rate")
         .and_then(|f| f.rate(&(0..=1_000)));
+    let image_digests = section.required("image_digests").and_then(|f| f.flag());
     let stdout = section.required("stdout").and_then(|f| f.flag());
     let ship_written = section.has("ship");
     let ship = ship::ship(&mut section);
@@ -73,6 +74,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
             let (count, period) = rejected_rate?;
             NonZeroU32::new(count).map(|count| Rate::new(count, period, None))
         },
+        image_digests: image_digests?,
         stdout: stdout?,
         ship: if ship_written { Some(ship?) } else { None },
     })

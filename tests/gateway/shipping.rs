@@ -4,7 +4,7 @@
 mod collector;
 mod followed;
 mod nats;
-mod receiver;
+pub mod receiver;
 mod served;
 
 use std::{
@@ -123,6 +123,7 @@ fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
         keep_files: None,
         receipt: false,
         rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

@@ -78,6 +78,7 @@ async fn write(folder: &Path, secret: &[u8; 32]) -> Vec<(RequestId, Position)> {
         keep_files: None,
         receipt: false,
         rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

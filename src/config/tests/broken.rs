@@ -329,6 +329,11 @@ const SECTIONS: &[Case] = &[
         "[audit]\nreceipt = true\ndurability = \"best_effort\"",
         "audit.receipt",
     ),
+    (
+        "[audit]",
+        "[audit]\nimage_digests = \"sha256\"",
+        "audit.image_digests",
+    ),
     ("[audit]", "[audit]\nstdout = \"yes\"", "audit.stdout"),
     (
         "[audit]",
