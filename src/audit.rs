@@ -40,12 +40,13 @@ use tokio::{
 
 use self::{
     event::{Event, Rejected},
+    folder::Folder,
     key::AuditKeys,
     line::Position,
     queue::Queue,
     receipt::Receipt,
     rejections::Rejections,
-    ship::ShipSettings,
+    ship::{ShipSettings, ShipSetupError, Shipper},
     writer::Writer,
 };
 use crate::{
@@ -374,6 +375,16 @@ impl AuditTrail {
     /// How far it is on disk, now and from now on.
     pub fn durable(&self) -> watch::Receiver<Durable> {
         self.durable.clone()
+    }
+
+    /// What sends it to a second place, if the settings name one.
+    ///
+    /// # Errors
+    /// [`ShipSetupError`] where the client for it cannot be made.
+    pub fn shipper(&self, settings: &AuditSettings) -> Result<Option<Shipper>, ShipSetupError> {
+        let folder = Folder::new(&settings.folder);
+        let shipper = |ship| Shipper::new(ship, folder, self.node.clone(), self.durable());
+        settings.ship.as_ref().map(shipper).transpose()
     }
 
     /// Writes everything that waits, `stop` and a checkpoint, and lets go of the folder; whether that was

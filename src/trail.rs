@@ -23,6 +23,7 @@ use crate::{
             Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase, Rejected,
         },
         receipt::Receipt,
+        ship::Shipping,
     },
     auth::Caller,
     caching::CacheStatus,
@@ -42,6 +43,8 @@ use crate::{
 pub struct Observers {
     /// The audit trail.
     pub audit: Arc<AuditTrail>,
+    /// How the trail gets to its second place, if it has one.
+    pub shipping: Option<Shipping>,
     /// The counters.
     pub metrics: Metrics,
     /// What people are turned into pseudonyms with, but in the audit trail.

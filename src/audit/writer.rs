@@ -489,12 +489,25 @@ fn lock(settings: &AuditSettings) -> Result<File, OpenError> {
         source,
     };
     let file = private().create(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(settings.folder.clone())),
-        Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+    for attempt in 0.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            // Who has just ended may be about to let go of it.
+            Err(fs::TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked(settings.folder.clone()));
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
+    Ok(file)
 }
+
+/// How often, and how long between, the folder's lock is asked for at a start.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The computer's name, with something that tells this chain from another one there.
 fn name_of_computer() -> NodeId {

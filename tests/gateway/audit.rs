@@ -713,7 +713,7 @@ async fn a_panic_is_that_requests_500_and_a_counter_and_the_next_one_is_served()
     );
     world.simulator.set_behaviour(Behaviour::default());
     assert_eq!(world.post(&token, &get_status(EMAIL)).await.status, 200);
-    world.audit.until(3).await;
+    world.recorded().await;
     assert_sound(&world);
 }
 
