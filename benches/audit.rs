@@ -101,6 +101,9 @@ fn settings(folder: &Path, sync_interval: Duration) -> AuditSettings {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     }

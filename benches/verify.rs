@@ -91,6 +91,9 @@ fn write(folder: &Path, keys: &AuditKeys) -> NodeId {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

@@ -26,7 +26,10 @@ use tokio_util::sync::CancellationToken;
 use self::{api::BoxError, forget::Home, usage::Desk};
 use crate::{
     address::Client,
-    audit::AuditUnavailable,
+    audit::{
+        AuditUnavailable,
+        ship::{ShipHealth, Shipping},
+    },
     auth::{jwks::RemoteKeys, register::Register, revocation::request::Terms},
     body::ByteBudget,
     credential::rotation::State,
@@ -157,6 +160,9 @@ impl Admin {
                 // Writing into a string has nothing to fail on.
                 let _ = writeln!(page, "audit: {why}: {mend}");
             }
+            if let Some(shipping) = &self.observers.shipping {
+                page.push_str(&describe_shipping(&shipping.health()));
+            }
             page.push_str(match self.store.standing() {
                 Standing::Away => {
                     "state store: Redis does not answer; what needs it is refused, known revocations are in force\n"
@@ -196,12 +202,17 @@ impl Admin {
         self.observers.metrics.quotas(&self.usage.quotas.active());
         let (cache_entries, cache_bytes) = self.statuses.size();
         let audit = self.observers.audit.health();
+        let shipping = self.observers.shipping.as_ref().map(Shipping::health);
         let page = self.observers.metrics.render(&Levels {
             audit_available: u64::from(audit.available.is_ok()),
             audit_waiting: u64::try_from(audit.waiting).unwrap_or(u64::MAX),
             audit_lost: audit.lost,
+            audit_rejections_left_out: audit.left_out,
             audit_uncopied: audit.uncopied,
             audit_syncs: audit.syncs,
+            audit_unshipped: shipping.map_or(0, |shipping| shipping.behind_events),
+            audit_shipping: u64::from(shipping.is_none_or(|shipping| shipping.reason.is_none())),
+            audit_missed: shipping.map_or(0, |shipping| shipping.missed_events),
             cache_entries,
             cache_bytes,
             cache_in_touch: u64::from(self.statuses.is_in_touch_now()),
@@ -251,6 +262,17 @@ const fn mend(why: AuditUnavailable) -> &'static str {
             "look at the disk of `audit.path`: the gateway goes on by itself as soon as that is fast enough"
         }
     }
+}
+
+/// One line on the audit trail's second place, where it does not have everything.
+fn describe_shipping(health: &ShipHealth) -> String {
+    let (Some(reason), Some(since)) = (health.reason, health.failing_since) else {
+        return String::new();
+    };
+    let behind = health.behind_events;
+    format!(
+        "audit: its second place takes nothing since {since:.0} ({reason}), and lacks {behind} events; they stay on disk\n"
+    )
 }
 
 /// One line on an issuer whose keys are fetched.

@@ -33,7 +33,11 @@ use self::{
 };
 use crate::{
     admin::forget::Home,
-    audit::{self, AuditTrail, event::Deed},
+    audit::{
+        self, AuditTrail,
+        event::Deed,
+        ship::{ShipSetupError, Shipper},
+    },
     auth::{register::Register, revocation::request::Terms},
     clock,
     config::{Config, origin::Origin, sources::Fingerprint},
@@ -87,6 +91,11 @@ pub enum StartError {
     /// The audit trail cannot be opened.
     #[error("{0}")]
     Audit(#[from] audit::OpenError),
+    /// The client for the audit trail's second place cannot be made.
+    #[error(
+        "cannot prepare the connection to the audit trail's second place: {0}; look at `audit.ship`"
+    )]
+    Ship(#[from] ShipSetupError),
     /// The client for the upstream could not be made.
     #[error("cannot prepare the connection to DCAMS: {0}")]
     Client(#[from] UpstreamError),
@@ -133,6 +142,7 @@ pub struct App {
     fingerprint: Fingerprint,
     watched: watch::Sender<Watched>,
     requests: mpsc::Receiver<Request>,
+    shipper: Option<Shipper>,
     public_listener: TcpListener,
     admin_listener: TcpListener,
 }
@@ -151,17 +161,19 @@ impl App {
         } = edges;
         let store = Store::open(&config.state).await?;
         let copy = config.audit.stdout.then_some(audit);
+        let audit = Arc::new(AuditTrail::open(&config.audit, copy)?);
+        let shipper = audit.shipper(&config.audit)?;
         let observers = Arc::new(Observers {
-            audit: Arc::new(AuditTrail::open(&config.audit, copy)?),
+            audit: Arc::clone(&audit),
+            shipping: shipper.as_ref().map(Shipper::shipping),
             metrics: Metrics::new(),
             pseudonyms: config.pseudonyms.clone(),
         });
-        let audit = Arc::clone(&observers.audit);
         let built = Box::pin(Self::assemble(config, store, observers, (public, admin))).await;
         if built.is_err() {
             audit.close(LAST_EVENTS).await;
         }
-        built
+        built.map(|app| Self { shipper, ..app })
     }
 
     async fn assemble(
@@ -217,6 +229,7 @@ impl App {
             fingerprint,
             watched: watch::Sender::new(watched),
             requests,
+            shipper: None,
             public_listener,
             admin_listener,
         })
@@ -260,6 +273,7 @@ impl App {
             stuck: None,
         };
         let reloading = upkeep.spawn(reloader.run(self.requests));
+        let shipping = Shipment::start(self.shipper);
 
         shutdown.cancelled().await;
         let deadline = clock::instant() + live.current().server.drain_timeout;
@@ -289,7 +303,31 @@ impl App {
             // Nobody is left who has something to record.
             lasting.observers.audit.close(LAST_EVENTS).await;
         }
+        shipping.finish().await;
         settled && cut() == before
+    }
+}
+
+/// The audit chain on its way to a second place: the last that ends, so that the chain's end goes along.
+struct Shipment {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Shipment {
+    fn start(shipper: Option<Shipper>) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        if let Some(shipper) = shipper {
+            tasks.spawn(shipper.run(stop.clone()));
+        }
+        tasks.close();
+        Self { tasks, stop }
+    }
+
+    /// It gives itself a bounded moment.
+    async fn finish(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
     }
 }
 

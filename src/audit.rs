@@ -8,6 +8,7 @@
 //! where it is in the chain.
 
 pub mod chain;
+pub mod digest;
 pub mod event;
 pub mod folder;
 mod keeper;
@@ -17,7 +18,9 @@ pub mod note;
 pub mod operator;
 pub mod proof;
 mod queue;
+pub mod receipt;
 mod recovery;
+mod rejections;
 pub mod search;
 pub mod ship;
 pub mod tree;
@@ -38,10 +41,21 @@ use tokio::{
 };
 
 use self::{
-    event::Event, key::AuditKeys, line::Position, queue::Queue, ship::ShipSettings, writer::Writer,
+    digest::DigestKey,
+    event::{Event, Rejected},
+    folder::Folder,
+    key::AuditKeys,
+    line::Position,
+    queue::Queue,
+    receipt::Receipt,
+    rejections::Rejections,
+    ship::{ShipSettings, ShipSetupError, Shipper},
+    writer::Writer,
 };
 use crate::{
+    clock,
     ident::{NodeId, PseudonymKey},
+    limits::Rate,
     outbox::Outbox,
 };
 
@@ -72,6 +86,12 @@ pub struct AuditSettings {
     pub keep: Option<Duration>,
     /// How many are kept; nothing: all.
     pub keep_files: Option<u64>,
+    /// Whether a client is told where the outcome of its request stands.
+    pub receipt: bool,
+    /// How many requests without a good token leave an event; nothing: none does, they are counted.
+    pub rejected_rate: Option<Rate>,
+    /// Whether an event says by a digest which images they were.
+    pub image_digests: bool,
     /// Whether each durable line goes to standard output, too.
     pub stdout: bool,
     /// Where its lines go besides.
@@ -80,7 +100,7 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// Each of the settings by its key, and whether others have it the same.
-    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 15] {
+    pub fn compared(&self, other: &Self) -> [(&'static str, bool); 18] {
         [
             ("audit.path", self.folder == other.folder),
             ("audit.node", self.node == other.node),
@@ -113,6 +133,15 @@ impl AuditSettings {
             ),
             ("audit.keep", self.keep == other.keep),
             ("audit.keep_files", self.keep_files == other.keep_files),
+            ("audit.receipt", self.receipt == other.receipt),
+            (
+                "audit.rejected_rate",
+                self.rejected_rate == other.rejected_rate,
+            ),
+            (
+                "audit.image_digests",
+                self.image_digests == other.image_digests,
+            ),
             ("audit.stdout", self.stdout == other.stdout),
             ("audit.ship", self.ship == other.ship),
         ]
@@ -214,6 +243,8 @@ pub struct Health {
     pub available: Result<(), AuditUnavailable>,
     /// How many events were lost since the start.
     pub lost: u64,
+    /// How many rejections left no event, since the start.
+    pub left_out: u64,
     /// How many lines standard output did not take.
     pub uncopied: u64,
     /// How many bytes of events wait for the disk.
@@ -236,6 +267,8 @@ pub struct AuditTrail {
 struct Terms {
     durability: Durability,
     write_timeout: Duration,
+    receipt: bool,
+    image_digests: bool,
 }
 
 impl AuditTrail {
@@ -250,7 +283,12 @@ impl AuditTrail {
     ) -> Result<Self, OpenError> {
         let copy = copy.map(|out| Outbox::new("audit copy", out));
         let copy = copy.transpose().map_err(OpenError::Thread)?;
-        let queue = Arc::new(Queue::new(settings.write_timeout));
+        let rejections = Rejections::new(
+            settings.rejected_rate.as_ref(),
+            settings.checkpoint_every,
+            clock::instant(),
+        );
+        let queue = Arc::new(Queue::new(settings.write_timeout, rejections));
         let (writer, durable) = Writer::open(settings, Arc::clone(&queue), copy)?;
         let node = writer.node().clone();
         writer.start()?;
@@ -261,6 +299,8 @@ impl AuditTrail {
             settings: Terms {
                 durability: settings.durability,
                 write_timeout: settings.write_timeout,
+                receipt: settings.receipt,
+                image_digests: settings.image_digests,
             },
             durable,
         })
@@ -287,6 +327,14 @@ impl AuditTrail {
             // It was counted; nobody wants to wait.
             (Err(_), None) => Filed(Filing::Lost),
         }
+    }
+
+    /// Has it written that a request was refused before anybody knew who asks, as often as
+    /// `audit.rejected_rate` allows; the others are counted, and the count is written. The event is told
+    /// how many were left out before it. Nobody waits for it.
+    pub fn reject(&self, event: impl FnOnce(u64) -> Rejected) {
+        self.queue
+            .reject(|left_out| serde_json::to_vec(&event(left_out)).ok());
     }
 
     /// Counts an event that could not be made.
@@ -324,14 +372,36 @@ impl AuditTrail {
         &self.node
     }
 
+    /// What a client is given of the outcome that stands there, if clients are given anything.
+    pub fn receipt(&self, position: Position) -> Option<Receipt> {
+        let node = self.settings.receipt.then(|| self.node.clone())?;
+        Some(Receipt { node, position })
+    }
+
     /// With which people become pseudonyms in it.
     pub fn pseudonyms(&self) -> &PseudonymKey {
         self.keys.current.pseudonyms()
     }
 
+    /// With which images are known again in it, where that is wanted.
+    pub fn images(&self) -> Option<&DigestKey> {
+        let wanted = self.settings.image_digests;
+        wanted.then(|| self.keys.current.images())
+    }
+
     /// How far it is on disk, now and from now on.
     pub fn durable(&self) -> watch::Receiver<Durable> {
         self.durable.clone()
+    }
+
+    /// What sends it to a second place, if the settings name one.
+    ///
+    /// # Errors
+    /// [`ShipSetupError`] where the client for it cannot be made.
+    pub fn shipper(&self, settings: &AuditSettings) -> Result<Option<Shipper>, ShipSetupError> {
+        let folder = Folder::new(&settings.folder);
+        let shipper = |ship| Shipper::new(ship, folder, self.node.clone(), self.durable());
+        settings.ship.as_ref().map(shipper).transpose()
     }
 
     /// Writes everything that waits, `stop` and a checkpoint, and lets go of the folder; whether that was

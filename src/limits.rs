@@ -1,8 +1,9 @@
 //! What a tenant may use, as configured: how fast, how much at a time, how much a day and a month.
 //!
 //! Invariant: a limit is never zero and never so large that counting towards it could overflow. Nothing
-//! here counts; `quota` does.
+//! here counts; `quota` does, with the arithmetic of `bucket`.
 
+pub(crate) mod bucket;
 pub mod calendar;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
@@ -70,6 +71,19 @@ pub struct Rate {
     pub period: Duration,
     /// How many may come at once.
     pub burst: NonZeroU32,
+}
+
+impl Rate {
+    /// A rate whose burst, where none is said, is what one second is worth, and at least one.
+    pub fn new(count: NonZeroU32, period: Duration, burst: Option<NonZeroU32>) -> Self {
+        let a_second = u64::from(count.get()) / period.as_secs().max(1);
+        let a_second = u32::try_from(a_second).ok().and_then(NonZeroU32::new);
+        Self {
+            count,
+            period,
+            burst: burst.or(a_second).unwrap_or(NonZeroU32::MIN),
+        }
+    }
 }
 
 /// The limits of one tenant; what is absent is not limited.

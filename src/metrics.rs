@@ -131,12 +131,20 @@ pub struct Levels {
     pub audit_available: u64,
     /// Bytes of audit events that wait for the disk.
     pub audit_waiting: u64,
+    /// Requests without a good token that left no audit event, since the start.
+    pub audit_rejections_left_out: u64,
     /// Audit events that were lost, since the start.
     pub audit_lost: u64,
     /// Lines of the audit trail that standard output did not take, since the start.
     pub audit_uncopied: u64,
     /// How often the audit trail was synced, since the start.
     pub audit_syncs: u64,
+    /// Audit events that the second place does not have yet.
+    pub audit_unshipped: u64,
+    /// Whether the second place takes them, 1 or 0; 1 where there is none.
+    pub audit_shipping: u64,
+    /// Audit events that were removed or damaged before they could be sent there, since the start.
+    pub audit_missed: u64,
     /// Whether the state store can be asked, 1 or 0.
     pub state_store_up: u64,
     /// Questions to Redis, since the start.
@@ -691,7 +699,7 @@ impl Default for Metrics {
 type Read = (&'static str, &'static str, fn(&Levels) -> u64);
 
 /// What is as it is at the moment.
-const GAUGES: [Read; 9] = [
+const GAUGES: [Read; 11] = [
     (
         "audit_available",
         "1 while audit events get onto the disk, 0 while they do not and requests are refused (with durability = required)",
@@ -701,6 +709,16 @@ const GAUGES: [Read; 9] = [
         "audit_waiting_bytes",
         "Bytes of audit events that wait for the disk",
         |now| now.audit_waiting,
+    ),
+    (
+        "audit_shipping",
+        "1 while the audit trail's second place takes events, or there is none; 0 while it does not",
+        |now| now.audit_shipping,
+    ),
+    (
+        "audit_unshipped",
+        "Audit events that the second place does not have yet",
+        |now| now.audit_unshipped,
     ),
     ("body_memory_bytes", "Bytes of bodies held now", |now| {
         now.body_memory
@@ -734,11 +752,16 @@ const GAUGES: [Read; 9] = [
 ];
 
 /// What is counted since the start.
-const COUNTERS: [Read; 7] = [
+const COUNTERS: [Read; 9] = [
     (
         "audit_lost",
         "Audit events that could not be written",
         |now| now.audit_lost,
+    ),
+    (
+        "audit_rejections_left_out",
+        "Requests refused for their token that left no audit event of their own: there were too many",
+        |now| now.audit_rejections_left_out,
     ),
     (
         "audit_uncopied",
@@ -749,6 +772,11 @@ const COUNTERS: [Read; 7] = [
         "audit_syncs",
         "How often the audit trail was written and synced",
         |now| now.audit_syncs,
+    ),
+    (
+        "audit_missed",
+        "Audit events that were removed or damaged before the second place had them",
+        |now| now.audit_missed,
     ),
     (
         "connections_refused",

@@ -55,7 +55,7 @@ use crate::{
         answer::Answer,
         client::UpstreamClient,
         seal::{SealedRequest, seal, seal_question},
-        verdict::{Refusal, interpret, said_of_login},
+        verdict::{Refusal, Word, interpret, said_of_login, word_of},
     },
 };
 
@@ -195,6 +195,8 @@ trait Witness {
     fn sending(&mut self, credential: &CredentialId, operation: Operation);
     /// It is over; with a status if it was answered. `arrived`: a byte of it may have.
     fn replied(&mut self, operation: Operation, status: Option<StatusCode>, arrived: bool);
+    /// What DCAMS called its answer.
+    fn called(&mut self, word: Option<Word>);
     fn understood(&mut self, answer: &Answer);
 }
 
@@ -216,6 +218,10 @@ impl Witness for Journey {
         self.admission.replied(arrived);
         self.trail.replied(status.map(|status| status.as_u16()));
         self.upstream_status = status;
+    }
+
+    fn called(&mut self, word: Option<Word>) {
+        self.trail.called(word);
     }
 
     fn understood(&mut self, answer: &Answer) {
@@ -348,7 +354,10 @@ impl Gateway {
         let subject = caller.subject();
         let mut admission = quota.admit(subject, limits, self.tariff).await?;
         let declared = routed.declare()?;
-        trail.named_by_client(declared.client_request_id.clone());
+        trail.named_by_client(
+            declared.client_request_id.clone(),
+            declared.trace_id.clone(),
+        );
         // The scopes bound the body before a byte of it is read: who may not create customers has
         // nothing large to say.
         let creates = caller
@@ -406,6 +415,7 @@ impl Gateway {
         trail.submitted(&submission, grant.email_case);
         let member = |pointer: &str| submission.text_at(pointer);
         let permit = authorize(caller, &grant.tenant, operation, member)?;
+        trail.permitted(&submission);
         let submission = grant.spell(submission);
         let sealed = seal(&submission, &permit);
         Ok(Job {
@@ -539,6 +549,7 @@ impl Gateway {
                 "DCAMS repeated the credential in an answer, which was not relayed: rotate it"
             );
         }
+        witness.called(word_of(answer.as_ref()));
         lease.end(said_of_login(answer.as_ref()), clock::now());
         Ok(answer?)
     }
@@ -586,7 +597,8 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
 /// The response, once its outcome is on disk; another one where it does not get there.
 async fn recorded(ended: Ended, response: Response<Segments>, id: RequestId) -> Response<Segments> {
     match ended.on_disk().await {
-        Ok(_) => response,
+        Ok(None) => response,
+        Ok(Some(receipt)) => reply::with_receipt(response, &receipt),
         Err(error) => reply::problem(&error, id),
     }
 }

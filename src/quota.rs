@@ -14,7 +14,6 @@
 
 mod account;
 mod book;
-mod bucket;
 mod debts;
 mod end_user;
 mod grant;
@@ -59,7 +58,7 @@ use crate::{
     auth::permit::Permit,
     clock,
     ident::{PseudonymKey, Purpose, TenantId},
-    limits::{Billing, Limits, Tariff},
+    limits::{Billing, Limits, Tariff, bucket},
     operation::Operation,
     store::{
         Store,

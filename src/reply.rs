@@ -13,6 +13,7 @@ use http::{
 use serde::Serialize;
 
 use crate::{
+    audit::receipt::Receipt,
     auth::{
         AuthError,
         dpop::{ALGORITHMS, DPOP_NONCE},
@@ -34,6 +35,7 @@ use crate::{
 
 /// The header that carries the gateway's id of a request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const AUDIT_RECEIPT: HeaderName = HeaderName::from_static("audit-receipt");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -98,6 +100,14 @@ pub fn problem(error: &GatewayError, id: RequestId) -> Response<Segments> {
     }
     if let Some(seconds) = retry_after(error) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A response whose outcome is on disk, with where that stands.
+pub fn with_receipt(mut response: Response<Segments>, receipt: &Receipt) -> Response<Segments> {
+    if let Ok(receipt) = HeaderValue::try_from(receipt.to_string()) {
+        response.headers_mut().insert(AUDIT_RECEIPT, receipt);
     }
     response
 }

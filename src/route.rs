@@ -3,7 +3,8 @@
 //!
 //! Invariant: [`route`] decides on the head alone, before the token; [`Routed::declare`] looks at what
 //! the head says about the body, after it, so that whoever has no valid token learns nothing else.
-//! Nothing of the head but the client's own request id, and what it says of caching, leaves this file.
+//! Nothing of the head but the client's own ids of request and trace, and what it says of caching, leaves
+//! this file.
 
 use http::{
     HeaderMap, HeaderName, Method, Version,
@@ -113,6 +114,8 @@ pub struct Declared {
     pub expects_continue: bool,
     /// The client's own `X-Request-Id`, where it is fit to be recorded.
     pub client_request_id: Option<String>,
+    /// The trace that it says it belongs to.
+    pub trace_id: Option<String>,
     /// What it wants of the status cache.
     pub wish: Wish,
     /// The answers that it has.
@@ -164,6 +167,7 @@ impl Routed<'_> {
             content_length,
             expects_continue: expects_continue(headers)?,
             client_request_id: client_request_id(headers),
+            trace_id: trace_id(headers),
             wish: Wish::read(headers),
             held: Held::read(headers),
         })
@@ -177,6 +181,31 @@ pub fn client_request_id(headers: &HeaderMap) -> Option<String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fit = (1..=128).contains(&value.len()) && value.bytes().all(plain);
     (fit && values.next().is_none()).then(|| value.to_owned())
+}
+
+/// The trace of the one `traceparent` (W3C Trace Context, level 1), where that is of version 00 and valid.
+pub fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (value, second) = (values.next()?.to_str().ok()?, values.next());
+    let mut parts = value.split('-');
+    let version = parts.next().filter(|version| *version == "00");
+    let trace = parts.next().filter(|id| is_trace_part(id, 32));
+    let parent = parts.next().filter(|id| is_trace_part(id, 16));
+    let flags = parts.next().filter(|flags| is_lower_hex(flags, 2));
+    if second.is_some() || parts.next().is_some() {
+        return None;
+    }
+    version.and(parent).and(flags).and(trace).map(str::to_owned)
+}
+
+/// An id that is not the one which stands for none.
+fn is_trace_part(text: &str, digits: usize) -> bool {
+    is_lower_hex(text, digits) && text.bytes().any(|b| b != b'0')
+}
+
+fn is_lower_hex(text: &str, digits: usize) -> bool {
+    let is_digit = |b| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == digits && text.bytes().all(is_digit)
 }
 
 fn ambiguity(parts: &Parts) -> Option<Ambiguity> {
@@ -593,6 +622,52 @@ mod tests {
             assert_eq!(id(bad), None, "{bad:?}");
         }
         assert_eq!(id(&[&"x".repeat(129)]), None);
+    }
+
+    #[test]
+    fn a_trace_is_known_only_by_one_valid_traceparent_of_version_00() {
+        let trace = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("traceparent", HeaderValue::from_str(value).unwrap());
+            }
+            trace_id(&headers)
+        };
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let id = Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned());
+        assert_eq!(trace(&[good]), id);
+        assert_eq!(trace(&[&good.replace("-01", "-ff")]), id);
+        assert_eq!(trace(&[good, good]), None);
+        assert_eq!(trace(&[]), None);
+        for (from, to) in [
+            ("00-4b", "01-4b"),
+            ("00-4b", "ff-4b"),
+            ("00-4b", "0-4b"),
+            ("00-4b", "4b"),
+            ("4bf9", "4BF9"),
+            ("4bf9", "4bf"),
+            ("4bf9", "4bf90"),
+            ("4bf9", "4bg9"),
+            (
+                "4bf92f3577b34da6a3ce929d0e0e4736",
+                "00000000000000000000000000000000",
+            ),
+            ("00f067aa0ba902b7", "0000000000000000"),
+            ("00f067aa0ba902b7", "00f067aa0ba902b"),
+            ("00f067aa0ba902b7", "00F067aa0ba902b7"),
+            ("-01", "-1"),
+            ("-01", "-0G"),
+            ("-01", ""),
+            ("-01", "-01-"),
+            ("-01", "-01-what-comes-later"),
+            ("-01", "-01 "),
+            ("00-4b", " 00-4b"),
+            ("-01", "-\u{e9}"),
+        ] {
+            let bad = good.replace(from, to);
+            assert_ne!(bad, good, "{from}");
+            assert_eq!(trace(&[&bad]), None, "{bad}");
+        }
     }
 
     proptest! {

@@ -78,6 +78,8 @@ where
 {
     let from = Targets::new()
         .with_target("dcams_gateway", settings.level)
+        // It repeats what a server says; what there is to say of that, we say.
+        .with_target("async_nats", LevelFilter::OFF)
         .with_default(LevelFilter::WARN);
     let lines = fmt::layer().with_writer(writer);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {

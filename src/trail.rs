@@ -19,8 +19,11 @@ use crate::{
     address::Client,
     audit::{
         AuditTrail, AuditUnavailable, Filed,
-        event::{Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase},
-        line::Position,
+        event::{
+            Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase, Rejected,
+        },
+        receipt::Receipt,
+        ship::Shipping,
     },
     auth::Caller,
     caching::CacheStatus,
@@ -33,13 +36,15 @@ use crate::{
     quota::QuotaError,
     segments::Segments,
     status::Known,
-    upstream::verdict::CustomerStatus,
+    upstream::verdict::{CustomerStatus, Word},
 };
 
 /// Where a request's end is reported to; shared by all requests.
 pub struct Observers {
     /// The audit trail.
     pub audit: Arc<AuditTrail>,
+    /// How the trail gets to its second place, if it has one.
+    pub shipping: Option<Shipping>,
     /// The counters.
     pub metrics: Metrics,
     /// What people are turned into pseudonyms with, but in the audit trail.
@@ -79,6 +84,7 @@ pub struct Trail {
     id: RequestId,
     began: Instant,
     client_request_id: Option<String>,
+    trace_id: Option<String>,
     client: Client,
     caller: Option<Arc<Caller>>,
     content: Option<Arc<Content>>,
@@ -102,6 +108,7 @@ struct Sent {
     attempts: u8,
     before: Duration,
     status: Option<u16>,
+    word: Option<Word>,
 }
 
 impl Sent {
@@ -130,6 +137,7 @@ impl Trail {
             id: RequestId::mint(),
             began: clock::instant(),
             client_request_id: None,
+            trace_id: None,
             client: Client::Unknown,
             caller: None,
             content: None,
@@ -148,9 +156,10 @@ impl Trail {
         self.id
     }
 
-    /// Notes the client's own id of the request, which the route step found plain and short.
-    pub fn named_by_client(&mut self, id: Option<String>) {
+    /// Notes the client's own ids of the request and its trace, which the route step found plain and short.
+    pub fn named_by_client(&mut self, id: Option<String>, trace: Option<String>) {
         self.client_request_id = id;
+        self.trace_id = trace;
     }
 
     /// Notes where the request came from.
@@ -191,9 +200,21 @@ impl Trail {
                     side: image.side().name(),
                     format: image.format().name(),
                     bytes: image.bytes(),
+                    digest: None,
                 })
                 .collect(),
         }));
+    }
+
+    /// Notes which images they are of what may go. What is refused is not looked at so closely.
+    pub fn permitted(&mut self, submission: &Submission<'_>) {
+        let content = self.content.as_mut().and_then(Arc::get_mut);
+        let (Some(content), Some(key)) = (content, self.observers.audit.images()) else {
+            return;
+        };
+        for (note, image) in content.images.iter_mut().zip(submission.images()) {
+            note.digest = Some(key.digest(image.text()));
+        }
     }
 
     /// Writes down that it is about to go upstream, if that is not written yet.
@@ -212,6 +233,7 @@ impl Trail {
             phase: Phase::Intent,
             request_id: self.id,
             client_request_id: self.client_request_id.as_deref(),
+            trace_id: self.trace_id.as_deref(),
             tenant: caller.tenant().as_str(),
             asker: Some(self.asker(caller)),
             content: self.content.as_deref(),
@@ -248,6 +270,7 @@ impl Trail {
             attempts: attempts.saturating_add(1),
             before,
             status: None,
+            word: None,
         });
     }
 
@@ -256,6 +279,13 @@ impl Trail {
         if let Some(sent) = &mut self.sent {
             sent.took = Some(clock::instant().duration_since(sent.began));
             sent.status = status;
+        }
+    }
+
+    /// Notes what DCAMS called its answer.
+    pub fn called(&mut self, word: Option<Word>) {
+        if let Some(sent) = &mut self.sent {
+            sent.word = word;
         }
     }
 
@@ -374,6 +404,7 @@ impl Trail {
                     $level,
                     request.id = %self.id,
                     client_request_id = self.client_request_id.as_deref(),
+                    trace.id = self.trace_id.as_deref(),
                     tenant.id = tenant,
                     service = self.content.as_ref().map(|content| content.service),
                     status = end.http_status,
@@ -396,10 +427,32 @@ impl Trail {
         }
     }
 
+    /// What was refused for its token, proof or issuer leaves an event, if there are not too many, or
+    /// is counted. What never came so far leaves nothing.
+    fn reject(&self, end: &End<'_>) {
+        let Some(error @ GatewayError::Authenticate(_)) = end.error else {
+            return;
+        };
+        let (code, reason) = (error.code(), error.reason());
+        self.observers.audit.reject(|left_out| Rejected {
+            time: clock::now(),
+            phase: Phase::Rejected,
+            request_id: self.id,
+            client: self.client,
+            code: code.as_str(),
+            reason: Some(reason).filter(|reason| *reason != code.as_str()),
+            http_status: code.status(),
+            left_out,
+        });
+    }
+
     /// Only a request that passed authentication leaves an outcome: before that there is no tenant
     /// in whose name anything could have been done.
     fn audit(&self, end: &End<'_>, total: Duration) -> Option<Filed> {
-        let caller = self.caller.as_ref()?;
+        let Some(caller) = self.caller.as_ref() else {
+            self.reject(end);
+            return None;
+        };
         let sent = self.sent.as_ref();
         Some(
             self.observers.file(&Outcome {
@@ -407,6 +460,7 @@ impl Trail {
                 phase: Phase::Outcome,
                 request_id: self.id,
                 client_request_id: self.client_request_id.as_deref(),
+                trace_id: self.trace_id.as_deref(),
                 tenant: caller.tenant().as_str(),
                 asker: self.asker(caller),
                 content: self.content.as_deref(),
@@ -429,6 +483,7 @@ impl Trail {
                 attempts: sent.map_or(0, |sent| sent.attempts),
                 http_status: end.http_status,
                 upstream_status: sent.and_then(|sent| sent.status),
+                result: sent.and_then(|sent| sent.word).map(Word::as_str),
                 customer_status: self.customer_status.map(CustomerStatus::as_str),
                 bytes_in: self.bytes_in,
                 bytes_out: end.bytes_out,
@@ -449,16 +504,19 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Waits until the outcome is on disk, and says where, if it has a place.
+    /// Waits until the outcome is on disk, and says where, if clients are told.
     ///
     /// # Errors
     /// What is to be answered instead, where that does not happen in time.
-    pub async fn on_disk(self) -> Result<Option<Position>, GatewayError> {
+    pub async fn on_disk(self) -> Result<Option<Receipt>, GatewayError> {
         let Some(outcome) = self.outcome else {
             return Ok(None);
         };
         let why = match outcome.durable().await {
-            Ok(position) => return Ok(position),
+            Ok(position) => {
+                let audit = &self.observers.audit;
+                return Ok(position.and_then(|position| audit.receipt(position)));
+            }
             Err(why) => why,
         };
         let error = if self.sent {
@@ -536,6 +594,7 @@ impl Errand {
             phase: Phase::Intent,
             request_id: self.id,
             client_request_id: None,
+            trace_id: None,
             tenant: self.tenant.as_str(),
             asker: None,
             content: self.content.as_deref(),

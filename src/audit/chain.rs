@@ -192,6 +192,11 @@ pub enum Upkeep {
     FileOpened(Opened),
     /// Files were removed, because they were old or too many: all up to here.
     FilesRemoved(Removed),
+    /// Requests were refused before anybody knew who asks, and left no event: there were too many.
+    RejectionsLeftOut {
+        /// How many, that no `rejected` event says.
+        count: u64,
+    },
     /// The gateway begins.
     Start {
         /// Its version.

@@ -1,7 +1,7 @@
 //! The events: what a tenant did to a customer and how it ended, and what the gateway did by itself.
 //!
 //! Invariant: an event is a struct of allowed fields. People appear as keyed pseudonyms, fields by
-//! name, images by side, format and size; there is no field that a value, a token or a credential
+//! name, images by side, format, size and keyed digest; there is no field that a value, a token or a credential
 //! could be put in.
 
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{
     chain::Mark,
+    digest::ImageDigest,
     operator::{Actor, Doing},
 };
 use crate::{
@@ -153,6 +154,9 @@ pub struct Intent<'a> {
     /// The client's own id of it, where it sent a plain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_request_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
     /// Who asks; nobody where the gateway does by itself.
@@ -198,6 +202,9 @@ pub struct Outcome<'a> {
     /// The client's own id of it, where it sent a plain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_request_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<&'a str>,
     /// The tenant.
     pub tenant: &'a str,
     /// Who asked.
@@ -227,6 +234,9 @@ pub struct Outcome<'a> {
     /// What the upstream answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_status: Option<u16>,
+    /// What the upstream called its answer: `Success` or `Error`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<&'static str>,
     /// The customer's status in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub customer_status: Option<&'static str>,
@@ -236,6 +246,32 @@ pub struct Outcome<'a> {
     pub bytes_out: u64,
     /// Milliseconds from the request's head to the answer.
     pub ms: f64,
+}
+
+/// A request that was refused for its token, its proof or its issuer: nobody is known who asked.
+#[derive(Debug, Serialize)]
+pub struct Rejected {
+    /// When it was refused.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// Always `rejected`.
+    pub phase: Phase,
+    /// The gateway's id of the request.
+    #[serde(serialize_with = "as_text")]
+    pub request_id: RequestId,
+    /// Where it came from: a network, never an address.
+    #[serde(serialize_with = "as_text")]
+    pub client: Client,
+    /// The error's code.
+    pub code: &'static str,
+    /// Finer than the code, for the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What the client was answered.
+    pub http_status: u16,
+    /// How many more were refused, and left no event, since the last that said so.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 /// How a request ended that was under way when the process was killed.
@@ -280,6 +316,8 @@ pub enum Phase {
     Intent,
     /// A request has ended.
     Outcome,
+    /// A request was refused before anybody knew who asks.
+    Rejected,
 }
 
 /// What the gateway did with a request.
@@ -324,6 +362,17 @@ pub struct ImageNote {
     pub format: &'static str,
     /// Its decoded size.
     pub bytes: u64,
+    /// Which one it is, to whoever has the key, once the request may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ImageDigest>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a field over by reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {

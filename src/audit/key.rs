@@ -1,4 +1,5 @@
-//! What `audit.key` is used for: the MAC of each line, pseudonyms, and the signature of checkpoints.
+//! What `audit.key` is used for: the MAC of each line, pseudonyms, digests of images, and the signature of
+//! checkpoints.
 //!
 //! Invariant: the private half of the signing key does not leave here, and nothing in here prints a key.
 
@@ -7,7 +8,10 @@ use std::{fmt, sync::Arc};
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use super::note::{Checkpoint, PublicKey, Signature, SigningKey};
+use super::{
+    digest::DigestKey,
+    note::{Checkpoint, PublicKey, Signature, SigningKey},
+};
 use crate::ident::{NodeId, PseudonymKey, hex, unhex};
 
 /// One `audit.key`.
@@ -15,6 +19,7 @@ pub struct AuditKey {
     id: KeyId,
     mac: hmac::Key,
     pseudonyms: PseudonymKey,
+    images: DigestKey,
     signing: SigningKey,
 }
 
@@ -31,11 +36,13 @@ impl AuditKey {
     pub fn derive(secret: &[u8; 32]) -> Self {
         let mac = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let pseudonyms = PseudonymKey::derive(secret);
-        // No line begins like this, so that no MAC of a line is the seed.
+        // No line begins like these, so that no MAC of a line is one of them.
         let seed = Zeroizing::new(sign(&mac, b"dcams-gateway audit checkpoint v1").0);
+        let images = Zeroizing::new(sign(&mac, b"dcams-gateway audit image digest v1").0);
         Self {
             id: KeyId(pseudonyms.id()),
             signing: SigningKey::from_seed(&seed),
+            images: DigestKey::new(images),
             mac,
             pseudonyms,
         }
@@ -49,6 +56,11 @@ impl AuditKey {
     /// With which people become pseudonyms.
     pub const fn pseudonyms(&self) -> &PseudonymKey {
         &self.pseudonyms
+    }
+
+    /// With which images are known again.
+    pub const fn images(&self) -> &DigestKey {
+        &self.images
     }
 
     /// With which anyone checks the checkpoints of this node's chain.

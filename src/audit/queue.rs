@@ -2,6 +2,7 @@
 //!
 //! Invariant: whoever hands an event over never waits, and what waits is bounded in bytes. An event that is
 //! not taken is counted. While the disk fails, no intent is taken: what cannot be recorded is not begun.
+//! Rejections, of which anybody can make as many as they like, have a bound of their own.
 
 use std::{
     mem,
@@ -11,7 +12,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{AuditUnavailable, Health, chain::Mark, line::Position};
+use super::{AuditUnavailable, Health, chain::Mark, line::Position, rejections::Rejections};
 use crate::clock;
 
 /// Events on their way to the thread that writes.
@@ -22,7 +23,6 @@ pub(super) struct Queue {
     write_timeout: Duration,
 }
 
-#[derive(Default)]
 struct Inner {
     entries: Vec<Entry>,
     /// Of all that is not written yet, what the writer has taken included.
@@ -33,6 +33,7 @@ struct Inner {
     failing: Option<AuditUnavailable>,
     lost: u64,
     unsaid: u64,
+    rejections: Rejections,
     uncopied: u64,
     syncs: u64,
     closing: Vec<oneshot::Sender<()>>,
@@ -41,9 +42,8 @@ struct Inner {
     asleep: bool,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    #[default]
     Open,
     Closing,
     Closed,
@@ -71,17 +71,36 @@ pub(super) struct Work {
     pub(super) entries: Vec<Entry>,
     /// How many events were not taken since it was said last.
     pub(super) lost: u64,
+    /// How many rejections were left out, where that is to be said now.
+    pub(super) left_out: u64,
     /// Whether this is the last.
     pub(super) last: bool,
 }
 
 /// Most bytes that wait; some 10,000 events.
 const LIMIT: usize = 8 * 1024 * 1024;
+/// Beyond this no rejection is taken: the rest is for what somebody is known to have done.
+const LIMIT_OF_REJECTIONS: usize = LIMIT / 2;
 
 impl Queue {
-    pub(super) fn new(write_timeout: Duration) -> Self {
+    pub(super) fn new(write_timeout: Duration, rejections: Rejections) -> Self {
+        let inner = Inner {
+            entries: Vec::new(),
+            bytes: 0,
+            oldest: None,
+            taken: None,
+            failing: None,
+            lost: 0,
+            unsaid: 0,
+            rejections,
+            uncopied: 0,
+            syncs: 0,
+            closing: Vec::new(),
+            state: Phase::Open,
+            asleep: false,
+        };
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(inner),
             arrived: Condvar::new(),
             write_timeout,
         }
@@ -105,6 +124,35 @@ impl Queue {
             sealed: false,
             done,
         })
+    }
+
+    /// Takes the event of a rejection, which is told how many were left out before it; or leaves it out.
+    /// Nobody is told, and nobody waits.
+    pub(super) fn reject(&self, event: impl FnOnce(u64) -> Option<Vec<u8>>) {
+        let now = clock::instant();
+        let mut inner = self.lock();
+        let has_room = inner.bytes < LIMIT_OF_REJECTIONS && inner.state != Phase::Closed;
+        let owed = inner.rejections.due().is_some();
+        if let Some(left_out) = inner.rejections.admit(has_room, now) {
+            // Few are let through, so that it costs the others little to wait while it is made.
+            match event(left_out) {
+                Some(event) => {
+                    let entry = Entry {
+                        event,
+                        mark: Mark::None,
+                        sealed: false,
+                        done: None,
+                    };
+                    self.add(&mut inner, entry, now);
+                    return;
+                }
+                None => inner.rejections.leave_out(left_out, now),
+            }
+        }
+        if !owed {
+            // The writer sleeps until something else is due.
+            self.wake(&mut inner);
+        }
     }
 
     /// Takes an event that is followed by a checkpoint, and whose writing is waited for in any case.
@@ -138,12 +186,16 @@ impl Queue {
             return Err(inner.lose(AuditUnavailable::Full));
         }
         let failing = inner.failing.filter(|_| waits);
+        self.add(&mut inner, entry, now);
+        // It is kept; but nobody is to wait for a disk that fails.
+        failing.map_or(Ok(()), Err)
+    }
+
+    fn add(&self, inner: &mut Inner, entry: Entry, now: Instant) {
         inner.bytes += entry.cost();
         inner.oldest.get_or_insert(now);
         inner.entries.push(entry);
-        self.wake(&mut inner);
-        // It is kept; but nobody is to wait for a disk that fails.
-        failing.map_or(Ok(()), Err)
+        self.wake(inner);
     }
 
     /// Wakes the writer if it sleeps: that is a system call, and often it does not.
@@ -161,20 +213,23 @@ impl Queue {
     /// Waits for events, but no longer than until `latest`, and not to be asked again before `earliest`.
     pub(super) fn take(&self, earliest: Instant, latest: Instant) -> Work {
         let mut inner = self.lock();
-        loop {
+        let (closing, unsaid) = loop {
             let now = clock::instant();
             let closing = inner.state != Phase::Open;
+            let owed = inner.rejections.due();
+            let unsaid = owed.is_some_and(|owed| owed <= now);
+            let latest = owed.map_or(latest, |owed| owed.min(latest));
             let due = latest <= now;
             let ready = due || closing || !inner.entries.is_empty();
             if ready && (earliest <= now || closing) {
-                break;
+                break (closing, unsaid);
             }
             inner.asleep = !ready;
             let until = if ready { earliest } else { latest };
             let left = until.saturating_duration_since(now);
             let waited = self.arrived.wait_timeout(inner, left);
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        };
         if inner.taken.is_none() {
             inner.taken = inner.oldest;
         }
@@ -182,6 +237,11 @@ impl Queue {
         Work {
             entries: mem::take(&mut inner.entries),
             lost: mem::take(&mut inner.unsaid),
+            left_out: if unsaid || closing {
+                inner.rejections.say()
+            } else {
+                0
+            },
             last: inner.state == Phase::Closing,
         }
     }
@@ -252,6 +312,7 @@ impl Queue {
         Health {
             available,
             lost: inner.lost,
+            left_out: inner.rejections.left_out(),
             uncopied: inner.uncopied,
             waiting: inner.bytes,
             syncs: inner.syncs,
@@ -274,13 +335,23 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
-    use crate::ident::RequestId;
+    use crate::{ident::RequestId, limits::Rate};
 
     const EVENT: usize = 1_000;
 
     fn queue() -> Queue {
-        Queue::new(Duration::from_secs(1))
+        within(Duration::from_secs(1))
+    }
+
+    /// Of rejections it takes one, and has the others said after ten seconds.
+    fn within(write_timeout: Duration) -> Queue {
+        let rate = Rate::new(NonZeroU32::MIN, Duration::from_hours(1), None);
+        let patience = Duration::from_secs(10);
+        let rejections = Rejections::new(Some(&rate), patience, clock::instant());
+        Queue::new(write_timeout, rejections)
     }
 
     fn push(queue: &Queue, mark: Mark, waits: bool) -> Result<(), AuditUnavailable> {
@@ -331,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_keeps_an_event_waiting_is_slow_until_it_has_written() {
-        let queue = Queue::new(Duration::ZERO);
+        let queue = within(Duration::ZERO);
         assert_eq!(queue.health().available, Ok(()));
         push(&queue, Mark::None, false).unwrap();
         assert_eq!(queue.health().available, Err(AuditUnavailable::Slow));
@@ -339,5 +410,58 @@ mod tests {
         assert_eq!(queue.health().available, Err(AuditUnavailable::Slow));
         queue.written(&work.entries, 0);
         assert_eq!(queue.health().available, Ok(()));
+    }
+
+    /// Hands a rejection over; whether it is an event, and what it was told.
+    fn reject(queue: &Queue) -> Option<u64> {
+        let mut told = None;
+        queue.reject(|left_out| {
+            told = Some(left_out);
+            Some(vec![b'x'; EVENT])
+        });
+        told
+    }
+
+    #[test]
+    fn with_much_waiting_rejections_are_left_out_first_and_are_not_lost() {
+        let queue = queue();
+        while queue.health().waiting < LIMIT_OF_REJECTIONS {
+            push(&queue, Mark::None, false).unwrap();
+        }
+        assert_eq!(reject(&queue), None);
+        assert_eq!(push(&queue, Mark::None, false), Ok(()));
+        let health = queue.health();
+        assert_eq!((health.left_out, health.lost), (1, 0));
+        let work = take(&queue);
+        queue.written(&work.entries, 0);
+        assert_eq!(reject(&queue), Some(1), "there is room again");
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_when_its_time_has_come_or_at_the_end_and_only_then() {
+        let queue = queue();
+        assert_eq!(reject(&queue), Some(0));
+        assert_eq!((reject(&queue), reject(&queue)), (None, None));
+        assert_eq!(take(&queue).left_out, 0, "it is not due");
+        drop(queue.close());
+        assert_eq!(take(&queue).left_out, 2);
+        assert_eq!(take(&queue).left_out, 0, "once");
+
+        let rejections = Rejections::new(None, Duration::ZERO, clock::instant());
+        let queue = Queue::new(Duration::from_secs(1), rejections);
+        assert_eq!(reject(&queue), None);
+        let now = clock::instant();
+        // Nothing else has arrived, and nothing else is due.
+        let work = queue.take(now, now + Duration::from_hours(1));
+        assert_eq!((work.left_out, work.entries.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_rejection_that_cannot_be_made_into_bytes_is_left_out_with_what_it_would_have_said() {
+        let queue = queue();
+        queue.reject(|_| None);
+        queue.reject(|_| None);
+        drop(queue.close());
+        assert_eq!((take(&queue).left_out, queue.health().left_out), (2, 2));
     }
 }

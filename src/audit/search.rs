@@ -10,6 +10,7 @@ pub mod follow;
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt::Display,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,7 +23,7 @@ use super::{
     folder::{AuditFile, Folder, Lines, Next},
     line::Line,
 };
-use crate::ident::{Pseudonym, RequestId};
+use crate::ident::{RequestId, TenantId};
 
 /// Something in a file, and where it stands there.
 #[derive(Debug)]
@@ -131,21 +132,25 @@ impl Default for Filter {
     }
 }
 
-/// All of one person, or of one request.
+/// All of one person, of one image, or of one request.
 pub struct Person {
     member: Finder<'static>,
     /// Under each key and in each tenant's name.
-    pseudonyms: HashSet<Vec<u8>>,
+    values: HashSet<Vec<u8>>,
+    /// In whose name alone.
+    tenant: Option<Finder<'static>>,
     request: Finder<'static>,
     /// The requests that were found: as many as events are printed.
     requests: HashSet<Vec<u8>>,
 }
 
-/// In which member a person stands.
+/// In which member a person stands, or an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// As the customer.
     Customer,
+    /// By an image's digest.
+    Image,
     /// By the caller's reference.
     Reference,
     /// As the token's subject.
@@ -153,16 +158,18 @@ pub enum Role {
 }
 
 impl Person {
-    /// Whoever has one of these pseudonyms.
-    pub fn new(role: Role, pseudonyms: impl IntoIterator<Item = Pseudonym>) -> Self {
-        let pseudonyms = pseudonyms.into_iter();
+    /// Whoever has one of these pseudonyms, or which has one of these digests.
+    pub fn new(role: Role, values: impl IntoIterator<Item: Display>) -> Self {
+        let values = values.into_iter();
         Self {
             member: text_member(match role {
                 Role::Customer => "customer",
+                Role::Image => "digest",
                 Role::Reference => "reference",
                 Role::Subject => "subject",
             }),
-            pseudonyms: pseudonyms.map(|p| p.to_string().into_bytes()).collect(),
+            values: values.map(|v| v.to_string().into_bytes()).collect(),
+            tenant: None,
             request: text_member("request_id"),
             requests: HashSet::new(),
         }
@@ -170,15 +177,25 @@ impl Person {
 
     /// Whoever it was, one request.
     pub fn of_request(id: RequestId) -> Self {
-        let mut nobody = Self::new(Role::Customer, []);
+        let mut nobody = Self::new(Role::Customer, [""; 0]);
         nobody.requests.insert(id.to_string().into_bytes());
         nobody
+    }
+
+    /// In this tenant's name alone: a digest, other than a pseudonym, is the same in all.
+    #[must_use]
+    pub fn of_tenant(mut self, tenant: &TenantId) -> Self {
+        let needle = needle("tenant", tenant.as_str());
+        self.tenant = Some(Finder::new(&needle).into_owned());
+        self
     }
 
     /// Whether an event is the person's: it has one of the pseudonyms, or the id of a request that had one
     /// in an earlier line. What ends a request after a crash has nothing but that id.
     pub fn is_in(&mut self, line: &[u8]) -> bool {
-        let named = value(line, &self.member).is_some_and(|it| self.pseudonyms.contains(it));
+        let tenant = self.tenant.as_ref();
+        let named = values(line, &self.member).any(|it| self.values.contains(it))
+            && tenant.is_none_or(|tenant| tenant.find(line).is_some());
         if !named && self.requests.is_empty() {
             return false;
         }
@@ -202,9 +219,16 @@ fn text_member(name: &str) -> Finder<'static> {
 
 /// The text of a member, as it stands in the line.
 fn value<'a>(line: &'a [u8], member: &Finder<'_>) -> Option<&'a [u8]> {
-    let begin = member.find(line)? + member.needle().len();
-    let rest = line.get(begin..)?;
-    rest.get(..memchr::memchr(b'"', rest)?)
+    values(line, member).next()
+}
+
+/// The same of a member that more than one object of the line may have.
+fn values<'a>(line: &'a [u8], member: &Finder<'_>) -> impl Iterator<Item = &'a [u8]> {
+    let found = member.find_iter(line);
+    found.filter_map(move |at| {
+        let rest = line.get(at + member.needle().len()..)?;
+        rest.get(..memchr::memchr(b'"', rest)?)
+    })
 }
 
 /// The files at a path that a person names: those of a chain's folder, or the one that it is.

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, OpenOptions},
     io::Write,
+    num::NonZeroU32,
     path::Path,
 };
 
@@ -20,7 +21,7 @@ use super::{
     tree::Tree,
     *,
 };
-use crate::{clock, ident::RequestId};
+use crate::{address::Client, clock, ident::RequestId, limits::Rate};
 
 /// An intent or an outcome, as short as they can be.
 #[derive(Serialize)]
@@ -65,6 +66,9 @@ pub(super) fn settings(folder: &Path) -> AuditSettings {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     }
@@ -413,4 +417,92 @@ async fn what_is_no_chain_is_left_alone() {
     let mut file = OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"x").unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+}
+
+fn rejected(left_out: u64) -> Rejected {
+    Rejected {
+        time: clock::now(),
+        phase: event::Phase::Rejected,
+        request_id: RequestId::mint(),
+        client: Client::Unknown,
+        code: "invalid_token",
+        reason: None,
+        http_status: 401,
+        left_out,
+    }
+}
+
+/// How many rejections a chain has events of, and how many it says were left out.
+fn rejections(events: &[Value]) -> (usize, u64) {
+    let of = |member| {
+        events
+            .iter()
+            .filter_map(move |event| event[member].as_u64())
+    };
+    let written = events.iter().filter(|event| event["phase"] == "rejected");
+    (written.count(), of("left_out").chain(of("count")).sum())
+}
+
+#[tokio::test]
+async fn a_flood_of_rejections_writes_no_more_than_its_bound_and_each_is_an_event_or_counted() {
+    for (count, events) in [(1, 1), (0, 0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = AuditSettings {
+            rejected_rate: NonZeroU32::new(count)
+                .map(|count| Rate::new(count, Duration::from_hours(1), None)),
+            ..settings(folder.path())
+        };
+        let trail = open(&settings);
+        for _ in 0..100_000 {
+            trail.reject(rejected);
+        }
+        assert_eq!(trail.health().left_out, 100_000 - events);
+        close(trail).await;
+        let chain = chain(folder.path());
+        let (written, left_out) = rejections(&chain);
+        assert_eq!(
+            (u64::try_from(written).unwrap(), left_out),
+            (events, 100_000 - events)
+        );
+        // A file's first line, start, what was left out, stop, a checkpoint.
+        assert!(chain.len() <= written + 5, "{}", chain.len());
+    }
+}
+
+#[tokio::test]
+async fn without_rejections_nothing_is_said_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let trail = open(&AuditSettings {
+        rejected_rate: Some(Rate::new(NonZeroU32::MIN, Duration::from_hours(1), None)),
+        ..settings(folder.path())
+    });
+    trail.reject(rejected);
+    close(trail).await;
+    let chain = chain(folder.path());
+    assert_eq!(rejections(&chain), (1, 0));
+    assert!(
+        !chain
+            .iter()
+            .any(|event| event["event"] == "rejections_left_out")
+    );
+    assert!(chain.iter().all(|event| event.get("left_out").is_none()));
+}
+
+#[tokio::test]
+async fn what_was_left_out_is_said_while_the_gateway_runs_though_nothing_else_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let trail = open(&AuditSettings {
+        checkpoint_every: Duration::from_millis(50),
+        ..settings(folder.path())
+    });
+    let mut durable = trail.durable();
+    let before = durable.borrow_and_update().seq;
+    for _ in 0..7 {
+        trail.reject(rejected);
+    }
+    let said = durable.wait_for(|durable| durable.seq > before);
+    drop(timeout(Duration::from_secs(30), said).await.unwrap());
+    assert_eq!(rejections(&chain(folder.path())), (0, 7));
+    close(trail).await;
+    assert_eq!(rejections(&chain(folder.path())), (0, 7), "it is said once");
 }

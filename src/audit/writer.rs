@@ -49,6 +49,8 @@ pub(super) struct Writer {
     backlog: Vec<Entry>,
     /// How many events were lost since that was said last.
     lost: u64,
+    /// How many rejections left no event and are to be said.
+    left_out: u64,
     started: bool,
     buffer: Vec<u8>,
     copy: Option<Outbox>,
@@ -141,6 +143,7 @@ impl Writer {
             gap,
             backlog: Vec::new(),
             lost: 0,
+            left_out: 0,
             started: false,
             buffer: Vec::with_capacity(64 * 1024),
             copy,
@@ -226,13 +229,15 @@ impl Writer {
     fn work(&mut self, work: Work) {
         self.backlog.extend(work.entries);
         self.lost += work.lost;
+        self.left_out += work.left_out;
         if self.file.is_none()
             && let Err(error) = self.begin_file()
         {
             self.fail(&error);
             return;
         }
-        if !self.backlog.is_empty() || self.lost > 0 || self.is_checkpoint_due() || work.last {
+        let has_news = !self.backlog.is_empty() || self.lost > 0 || self.left_out > 0;
+        if has_news || self.is_checkpoint_due() || work.last {
             self.write(work.last);
         }
         if !work.last && self.is_rotation_due() {
@@ -320,13 +325,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes lines of all events that are to be written, behind what there is to say of clock and losses.
+    /// Makes lines of all events that are to be written, behind what there is to say of clock, losses and
+    /// rejections.
     fn append(&mut self) -> Vec<Position> {
         self.note_clock();
         if self.lost > 0 {
             let gap = Gap::lost(self.lost);
             self.chain
                 .keep(clock::now(), Upkeep::AuditGap(gap), &mut self.buffer);
+        }
+        if self.left_out > 0 {
+            let said = Upkeep::RejectionsLeftOut {
+                count: self.left_out,
+            };
+            self.chain.keep(clock::now(), said, &mut self.buffer);
         }
         let (chain, buffer) = (&mut self.chain, &mut self.buffer);
         let append = |entry: &Entry| {
@@ -343,6 +355,7 @@ impl Writer {
     fn commit(&mut self, positions: Vec<Position>) {
         let entries = mem::take(&mut self.backlog);
         self.lost = 0;
+        self.left_out = 0;
         let copied = self
             .copy
             .as_mut()
@@ -476,12 +489,25 @@ fn lock(settings: &AuditSettings) -> Result<File, OpenError> {
         source,
     };
     let file = private().create(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(settings.folder.clone())),
-        Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+    for attempt in 0.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            // Who has just ended may be about to let go of it.
+            Err(fs::TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked(settings.folder.clone()));
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
+    Ok(file)
 }
+
+/// How often, and how long between, the folder's lock is asked for at a start.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The computer's name, with something that tells this chain from another one there.
 fn name_of_computer() -> NodeId {

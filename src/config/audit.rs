@@ -3,7 +3,7 @@
 //! Invariant: its key is none of another section's; bounds in which a disk is asked neither too often nor
 //! too seldom. The defaults stand in `config/default.toml`.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
@@ -13,6 +13,7 @@ use crate::{
         key::{AuditKey, AuditKeys},
     },
     config::{cursor::Section, secret, ship},
+    limits::Rate,
     units::{GIB, KIB},
 };
 
@@ -46,6 +47,11 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
     let rotate_every = section.duration("rotate_every", ROTATIONS);
     let keep = section.duration("keep", KEPT);
     let keep_files = section.count("keep_files", 0..=1_000_000);
+    let receipt = receipt(&mut section, durability);
+    let rejected_rate = section
+        .required("rejected_rate")
+        .and_then(|f| f.rate(&(0..=1_000)));
+    let image_digests = section.required("image_digests").and_then(|f| f.flag());
     let stdout = section.required("stdout").and_then(|f| f.flag());
     let ship_written = section.has("ship");
     let ship = ship::ship(&mut section);
@@ -63,9 +69,28 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
         rotate_every: rotate_every?,
         keep: Some(keep?).filter(|keep| !keep.is_zero()),
         keep_files: Some(keep_files?).filter(|files| *files > 0),
+        receipt: receipt?,
+        rejected_rate: {
+            let (count, period) = rejected_rate?;
+            NonZeroU32::new(count).map(|count| Rate::new(count, period, None))
+        },
+        image_digests: image_digests?,
         stdout: stdout?,
         ship: if ship_written { Some(ship?) } else { None },
     })
+}
+
+/// Reads `receipt`, which says where something stands that is on disk.
+fn receipt(section: &mut Section<'_>, durability: Option<Durability>) -> Option<bool> {
+    let receipt = section.required("receipt").and_then(|f| f.flag());
+    if (receipt, durability) == (Some(true), Some(Durability::BestEffort)) {
+        section.mistake(
+            "receipt",
+            "needs `durability = \"required\"`: nobody waits until there is something to give a receipt of",
+            "remove it, or change `durability`",
+        );
+    }
+    receipt
 }
 
 fn keys(section: &mut Section<'_>, state: Option<&[u8; 32]>) -> Option<AuditKeys> {

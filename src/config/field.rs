@@ -7,7 +7,6 @@ use std::{
     collections::HashSet,
     hash::Hash,
     net::SocketAddr,
-    num::NonZeroU32,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -238,7 +237,7 @@ impl<'a> Field<'a> {
     }
 
     /// How many per how much time, the number within bounds.
-    pub(super) fn rate(&self, bounds: &RangeInclusive<u64>) -> Option<(NonZeroU32, Duration)> {
+    pub(super) fn rate(&self, bounds: &RangeInclusive<u64>) -> Option<(u32, Duration)> {
         let range = span(&bounds.start().to_string(), &bounds.end().to_string());
         let mend =
             format!("write a rate such as \"20/s\", \"600/m\" or \"1000/h\", {range} of them");
@@ -250,8 +249,7 @@ impl<'a> Field<'a> {
             .inspect_err(|error| self.mistake(error.to_string(), &mend))
             .ok()?;
         let count = self.bounded(count, bounds, &mend)?;
-        let count = u32::try_from(count).ok().and_then(NonZeroU32::new)?;
-        Some((count, period))
+        Some((u32::try_from(count).ok()?, period))
     }
 
     /// A share within bounds, in hundredths. It has a decimal point: `1` could be one of a hundred.

@@ -176,7 +176,10 @@ fn limit<T>(
 
 /// Reads `rate` and `burst`.
 fn rate(section: &mut Section<'_>) -> Result<Option<Rate>, Recorded> {
-    let written = limit(section, "rate", |f| f.rate(&(1..=MOST)));
+    let written = limit(section, "rate", |f| {
+        let (count, period) = f.rate(&(1..=MOST))?;
+        Some((NonZeroU32::new(count)?, period))
+    });
     let burst = limit(section, "burst", several);
     if let (Ok(None), Ok(Some(_))) = (&written, &burst) {
         let problem = "has no meaning without `rate`";
@@ -184,16 +187,7 @@ fn rate(section: &mut Section<'_>) -> Result<Option<Rate>, Recorded> {
         return Err(Recorded);
     }
     let (written, burst) = (written?, burst?);
-    let rate = written.map(|(count, period)| {
-        let a_second = u64::from(count.get()) / period.as_secs().max(1);
-        let a_second = u32::try_from(a_second).ok().and_then(NonZeroU32::new);
-        Rate {
-            count,
-            period,
-            burst: burst.or(a_second).unwrap_or(NonZeroU32::MIN),
-        }
-    });
-    Ok(rate)
+    Ok(written.map(|(count, period)| Rate::new(count, period, burst)))
 }
 
 fn several(field: &Field<'_>) -> Option<NonZeroU32> {

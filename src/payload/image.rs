@@ -169,6 +169,11 @@ impl<'b> Image<'b> {
         self.text.bytes()
     }
 
+    /// Its base64 text, in pieces; a slash may have a backslash before it.
+    pub fn text(&self) -> impl Iterator<Item = &[u8]> {
+        self.text.text().pieces()
+    }
+
     /// Its base64 text as it stands between quotes in JSON (a slash may be escaped), in pieces
     /// that share the frames' memory.
     pub fn segments(&self) -> impl Iterator<Item = Bytes> {

@@ -25,7 +25,7 @@ use crate::{
     upstream::{
         answer::Answer,
         client::SendError,
-        verdict::{Message, Refusal},
+        verdict::{Message, Refusal, Word},
     },
 };
 
@@ -433,6 +433,8 @@ impl Witness for Behind {
             self.quota.called(operation);
         }
     }
+
+    fn called(&mut self, _word: Option<Word>) {}
 
     fn understood(&mut self, _answer: &Answer) {}
 }

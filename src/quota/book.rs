@@ -21,14 +21,17 @@ use super::{
     Now, Shared,
     account::{Ending, Kind, Which},
     between,
-    bucket::{Bucket, Pace},
     portion::Portion,
     subjects::fill_time,
     window::Window,
 };
 use crate::{
     ident::TenantId,
-    limits::{Limits, Policy, Rate, calendar::Period},
+    limits::{
+        Limits, Policy, Rate,
+        bucket::{Bucket, Pace},
+        calendar::Period,
+    },
     operation::Operation,
 };
 

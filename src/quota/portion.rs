@@ -8,12 +8,11 @@
 
 use std::num::NonZeroU32;
 
-use super::{
-    Now, Shared,
+use super::{Now, Shared, window::Usage};
+use crate::limits::{
+    Limits, Rate,
     bucket::{Bucket, Pace, nanoseconds},
-    window::Usage,
 };
-use crate::limits::{Limits, Rate};
 
 /// After a node was given less than it wanted it does not ask again for this long, in nanoseconds.
 const PAUSE: u64 = 20_000_000;

@@ -15,13 +15,13 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{
-    Denied, Now, Standing,
-    bucket::{Bucket, Pace, nanoseconds},
-};
+use super::{Denied, Now, Standing};
 use crate::{
     ident::TenantId,
-    limits::{Limits, Policy, Rate},
+    limits::{
+        Limits, Policy, Rate,
+        bucket::{Bucket, Pace, nanoseconds},
+    },
 };
 
 /// The map is in so many parts, each with a lock, held for the few lookups of a decision.

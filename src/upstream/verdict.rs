@@ -194,6 +194,40 @@ pub const fn said_of_login(judged: Result<&Answer, &Refusal>) -> Option<Login> {
     }
 }
 
+/// What DCAMS calls an answer of its.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It did not do what was asked for.
+    Error,
+    /// It did.
+    Success,
+}
+
+impl Word {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "Error",
+            Self::Success => "Success",
+        }
+    }
+}
+
+/// What DCAMS called an answer, of which something follows from that. A refused credential is known
+/// without it.
+pub const fn word_of(judged: Result<&Answer, &Refusal>) -> Option<Word> {
+    match judged {
+        Ok(_) => Some(Word::Success),
+        Err(Refusal::NotFound { .. } | Refusal::Refused { .. }) => Some(Word::Error),
+        Err(
+            Refusal::CredentialsRejected
+            | Refusal::Echo
+            | Refusal::Malformed(_)
+            | Refusal::Unavailable { .. },
+        ) => None,
+    }
+}
+
 /// Understands an answer to `operation`. Of a success it keeps what `disclosure` lets through and
 /// nothing else, so that a field which is not relayed exists nowhere afterwards.
 pub fn interpret(

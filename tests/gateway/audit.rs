@@ -1,7 +1,7 @@
 //! What a request leaves behind: one audit event, its numbers, one line of log; and what happens
 //! when leaving it fails.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -26,8 +26,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Broken, EMAIL, Lines, OTHER_TENANT, OTHER_USER, PASS, PATH, USER, World, customer, load,
-    lookup, mint, simulator,
+    Broken, EMAIL, Lines, OTHER_TENANT, OTHER_USER, PASS, PATH, USER, World, answer, customer,
+    load, lookup, mint, simulator,
 };
 
 /// A third tenant, which is switched off.
@@ -135,6 +135,7 @@ async fn answered(world: &World, count: &mut usize) {
             operation.name(),
             1,
             200,
+            "Success",
             "demo-1"
         ]);
         let members = [
@@ -144,6 +145,7 @@ async fn answered(world: &World, count: &mut usize) {
             "service",
             "attempts",
             "upstream_status",
+            "result",
             "credential",
         ];
         assert_eq!(json!(members.map(|name| &event[name])), expected);
@@ -299,6 +301,11 @@ async fn failed_upstream(world: &World, count: &mut usize) {
             json!([event["decision"], event["attempts"]]),
             json!(["forward", 1])
         );
+        let refused = ["customer_not_found", "invalid_payload"].contains(&code);
+        assert_eq!(
+            event["result"],
+            if refused { json!("Error") } else { Value::Null }
+        );
         if code == "upstream_credentials_rejected" {
             world.restore_credential().await;
             one_more(world, count).await;
@@ -335,7 +342,7 @@ async fn unknown_callers(world: &World) {
 }
 
 /// The members that an event may have (CONTRACT, section 7), and `reason`.
-const MEMBERS: [&str; 30] = [
+const MEMBERS: [&str; 34] = [
     "v",
     "seq",
     "node",
@@ -343,6 +350,7 @@ const MEMBERS: [&str; 30] = [
     "phase",
     "request_id",
     "client_request_id",
+    "trace_id",
     "tenant",
     "issuer",
     "subject",
@@ -357,9 +365,12 @@ const MEMBERS: [&str; 30] = [
     "code",
     "reason",
     "credential",
+    "cause",
     "attempts",
     "http_status",
+    "left_out",
     "upstream_status",
+    "result",
     "customer_status",
     "bytes_in",
     "bytes_out",
@@ -368,29 +379,57 @@ const MEMBERS: [&str; 30] = [
     "mac",
 ];
 
-/// Numbers without a hole, MACs that verify, and nothing but what is allowed.
-fn assert_sound(world: &World) {
-    let key = BASE64_STANDARD
-        .decode(std::fs::read(world.folder().join("audit.key")).unwrap())
-        .unwrap();
-    let key = AuditKey::derive(&key.try_into().unwrap());
+fn key(folder: &Path) -> AuditKey {
+    let text = std::fs::read(folder.join("audit.key")).unwrap();
+    let key = BASE64_STANDARD.decode(text).unwrap();
+    AuditKey::derive(&key.try_into().unwrap())
+}
+
+/// Whether the whole trail of a world is as [`assert_sound_trail`] has it.
+pub fn assert_sound(world: &World) {
+    assert_sound_trail(world.folder(), &world.audit.text());
+}
+
+/// Ends a world, and looks at its trail when nothing is under way any more.
+pub async fn assert_ends_sound(world: &World) {
+    world.drain();
+    world
+        .audit
+        .until_acts("stop", |acts| !acts.is_empty())
+        .await;
+    assert_sound(world);
+}
+
+/// Numbers without a hole, MACs that verify, each intent with one end, and nothing but what is allowed.
+pub fn assert_sound_trail(folder: &Path, trail: &str) {
+    let key = key(folder);
     let (mut open, mut ended) = (BTreeSet::new(), BTreeSet::new());
-    for (index, line) in world.audit.text().lines().enumerate() {
+    let mut refreshing = BTreeSet::new();
+    for (index, line) in trail.lines().enumerate() {
         let event: Value = serde_json::from_str(line).unwrap();
         let framed = Line::parse(line.as_bytes()).unwrap();
         assert!(framed.is_by(&key), "{line}");
         assert_eq!(json!([event["v"], event["seq"]]), json!([1, index + 1]));
+        if event["event"] == "status_refreshed" {
+            let id = event["request_id"].as_str().unwrap().to_owned();
+            assert_eq!(refreshing.remove(&id), event["attempts"] != 0, "{line}");
+            assert!(ended.insert(id), "twice: {line}");
+        }
         if event["phase"] == "event" {
             continue;
         }
         let id = event["request_id"].as_str().unwrap().to_owned();
         match event["phase"].as_str().unwrap() {
+            "intent" if event["cause"] == "refresh" => {
+                assert!(refreshing.insert(id), "twice: {line}");
+            }
             "intent" => assert!(open.insert(id), "twice: {line}"),
             "outcome" => {
                 let intended = open.remove(&id);
                 assert_eq!(intended, event["decision"] == "forward", "{line}");
                 assert!(ended.insert(id), "twice: {line}");
             }
+            "rejected" => assert!(event.get("tenant").is_none(), "{line}"),
             other => panic!("{other}: {line}"),
         }
         for name in event.as_object().unwrap().keys() {
@@ -400,7 +439,8 @@ fn assert_sound(world: &World) {
             );
         }
     }
-    assert!(open.is_empty(), "intents without an outcome: {open:?}");
+    open.append(&mut refreshing);
+    assert!(open.is_empty(), "intents without an end: {open:?}");
 }
 
 #[tokio::test]
@@ -467,8 +507,8 @@ async fn events_hold_pseudonyms_of_one_tenant_and_purpose_and_no_value() {
     assert_eq!(first["images"][0]["side"], "front");
     assert_eq!(
         first["images"][0].as_object().unwrap().len(),
-        3,
-        "side, format, bytes"
+        4,
+        "side, format, bytes, digest"
     );
     let text = world.audit.text().to_lowercase();
     for value in [
@@ -486,6 +526,78 @@ async fn events_hold_pseudonyms_of_one_tenant_and_purpose_and_no_value() {
         assert!(!text.contains(&value.to_lowercase()), "{value} in {text}");
     }
     assert_sound(&world);
+}
+
+/// What the key of a world's trail makes of these images.
+fn digests(world: &World, customer: &Value) -> Vec<Value> {
+    let documents = &customer["target"]["documents"];
+    let texts = ["front", "back"].map(|side| documents[side].as_str().unwrap());
+    let key = key(world.folder());
+    let digest = |text: &str| json!(key.images().digest([text.as_bytes()]).to_string());
+    texts.map(digest).into()
+}
+
+#[tokio::test]
+async fn an_image_has_one_keyed_digest_however_it_is_written_and_none_where_it_is_refused() {
+    for (variables, wanted) in [
+        (&[][..], true),
+        (&[("AUDIT__IMAGE_DIGESTS", "false")], false),
+    ] {
+        let world = World::with("", variables).await;
+        let full = world.full_token();
+        let plain = customer();
+        let mut as_uri = plain.clone();
+        let documents = &mut as_uri["target"]["documents"];
+        for side in ["front", "back"] {
+            let text = documents[side].as_str().unwrap();
+            documents[side] = json!(format!("data:image/jpeg;base64,{text}"));
+        }
+        let escaped = plain.to_string().replace('/', r"\/");
+        let not_allowed = world.token(&[GetStatus, UpdateStatus]);
+        for (token, body, status) in [
+            (&full, plain.to_string(), 200),
+            (&full, as_uri.to_string(), 200),
+            (&full, escaped, 200),
+            (&not_allowed, plain.to_string(), 413),
+            (
+                &world.token_for(&Operation::ALL, Some("a@b.example")),
+                plain.to_string(),
+                403,
+            ),
+        ] {
+            let answer = world.post_text(token, body).await;
+            assert_eq!(answer.status, status, "{}", answer.text);
+        }
+        let expected = digests(&world, &plain);
+        let events = world.audit.until(5).await;
+        let told = |event: &Value| -> Vec<Value> {
+            let images = event["images"].as_array().into_iter().flatten();
+            images.map(|image| image["digest"].clone()).collect()
+        };
+        let lines = world.recorded().await.text();
+        let lines = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let intents: Vec<Value> = lines.filter(|e: &Value| e["phase"] == "intent").collect();
+        assert_eq!(intents.len(), 3);
+        for event in events[..3].iter().chain(&intents) {
+            let expected = if wanted {
+                expected.clone()
+            } else {
+                vec![Value::Null; 2]
+            };
+            assert_eq!(told(event), expected, "{event}");
+        }
+        // Too much for a lookup, so that nobody read it; and an image that was read and not sent.
+        assert_eq!(told(&events[3]), [Value::Null; 0]);
+        assert_eq!(
+            told(&events[4]),
+            [Value::Null, Value::Null],
+            "{}",
+            events[4]
+        );
+        assert_sound(&world);
+    }
 }
 
 #[tokio::test]
@@ -550,6 +662,7 @@ async fn a_client_that_leaves_is_settled_and_audited() {
         assert_eq!(event["customer_status"], "PASS");
         assert_eq!(world.only_record().status, Some(200));
         assert_eq!(world.simulator.customers(), 1);
+        assert_ends_sound(&world).await;
     }
 }
 
@@ -563,6 +676,35 @@ async fn gauge(world: &World, name: &str) -> u64 {
         .unwrap()
 }
 
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+#[tokio::test]
+async fn a_trace_is_in_intent_and_outcome_and_goes_no_further() {
+    let world = World::start().await;
+    for (parent, trace) in [
+        (format!("00-{TRACE}-00f067aa0ba902b7-01"), json!(TRACE)),
+        (format!("01-{TRACE}-00f067aa0ba902b7-01"), Value::Null),
+    ] {
+        world.simulator.clear_requests();
+        let request = world
+            .client
+            .post(world.url())
+            .bearer_auth(world.full_token());
+        let request = request.header("traceparent", parent).json(&customer());
+        let answer = answer(request.send().await.unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let text = world.recorded().await.text();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let id = answer.headers["x-request-id"].to_str().unwrap();
+        let told = lines.filter(|line: &Value| line["request_id"] == id);
+        let told: Vec<Value> = told.map(|line| line["trace_id"].clone()).collect();
+        assert_eq!(told, [trace.clone(), trace]);
+        let sent = world.only_record();
+        assert!(!format!("{sent:?}").contains(TRACE), "{sent:?}");
+    }
+    assert_sound(&world);
+}
+
 #[tokio::test]
 async fn a_request_leaves_one_line_of_log() {
     let log = Lines::default();
@@ -573,6 +715,7 @@ async fn a_request_leaves_one_line_of_log() {
         .post(world.url())
         .bearer_auth(world.full_token())
         .header("x-request-id", "the-clients-own")
+        .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"))
         .json(&customer());
     let answer = request.send().await.unwrap();
     let id = answer.headers()["x-request-id"]
@@ -593,6 +736,7 @@ async fn a_request_leaves_one_line_of_log() {
         "message",
         "request.id",
         "client_request_id",
+        "trace.id",
         "tenant.id",
         "service",
         "status",
@@ -607,6 +751,7 @@ async fn a_request_leaves_one_line_of_log() {
             "request",
             id,
             "the-clients-own",
+            TRACE,
             "demo",
             "createOrUpdateCustomer",
             200,
@@ -711,6 +856,7 @@ async fn a_panic_is_that_requests_500_and_a_counter_and_the_next_one_is_served()
     );
     world.simulator.set_behaviour(Behaviour::default());
     assert_eq!(world.post(&token, &get_status(EMAIL)).await.status, 200);
+    world.recorded().await;
     assert_sound(&world);
 }
 

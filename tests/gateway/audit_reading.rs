@@ -17,6 +17,7 @@ use dcams_gateway::{
     config::Config,
     ident::{Purpose, RequestId, TenantId},
     operation::Operation,
+    specimen::{self, Side},
 };
 use jsonschema::Validator;
 use serde::Serialize;
@@ -41,7 +42,7 @@ struct Place {
 /// An event as it is written down.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Written(Value);
+pub struct Written(pub Value);
 
 impl Event for Written {}
 
@@ -154,7 +155,7 @@ fn key(place: &Place) -> [u8; 32] {
 }
 
 /// A whole outcome, whatever of it does not matter here.
-fn outcome(tenant: &str, customer: Option<&str>) -> Value {
+pub fn outcome(tenant: &str, customer: Option<&str>) -> Value {
     let mut event = json!({
         "time": clock::now().to_string(),
         "phase": "outcome",
@@ -179,14 +180,14 @@ fn outcome(tenant: &str, customer: Option<&str>) -> Value {
     event
 }
 
-fn with(mut event: Value, members: Value) -> Value {
+pub fn with(mut event: Value, members: Value) -> Value {
     for (name, value) in members.as_object().unwrap() {
         event[name] = value.clone();
     }
     event
 }
 
-fn id(event: &Value) -> String {
+pub fn id(event: &Value) -> String {
     event["request_id"].as_str().unwrap().to_owned()
 }
 
@@ -317,6 +318,50 @@ async fn find_lists_exactly_the_customers_events_over_tenants_spellings_keys_and
 }
 
 #[tokio::test]
+async fn find_lists_the_events_with_an_image_on_either_side_under_any_key() {
+    let place = Place::new("");
+    place.configure("old_keys = [{ file = \"old.key\" }]\n");
+    let (mine, other) = (specimen::jpeg(Side::Front), specimen::jpeg(Side::Back));
+    let image = |key: &[u8; 32], side: &str, file: &[u8]| {
+        let text = BASE64_STANDARD.encode(file);
+        let digest = AuditKey::derive(key).images().digest([text.as_bytes()]);
+        json!({"side": side, "format": "jpeg", "bytes": file.len(), "digest": digest.to_string()})
+    };
+    let of = |tenant, images: &[Value]| with(outcome(tenant, None), json!({"images": images}));
+    let new = key(&place);
+    let front = of("demo", &[image(&new, "front", &mine)]);
+    let sides = [image(&new, "front", &other), image(&new, "back", &mine)];
+    let back = of("other", &sides);
+    let before = of("demo", &[image(&OLD_KEY, "front", &mine)]);
+    let without = of(
+        "demo",
+        &[json!({"side": "front", "format": "jpeg", "bytes": mine.len()})],
+    );
+    let closing = json!({
+        "time": clock::now().to_string(), "phase": "outcome", "request_id": id(&back),
+        "decision": "forward", "code": "unknown", "reason": "interrupted",
+    });
+    let another = of("demo", &[image(&new, "front", &other)]);
+    let events = [&before, &front, &without, &back, &another, &closing];
+    place.write(events.map(Clone::clone)).await;
+    let path = place.path("mine.jpg");
+    fs::write(&path, &mine).unwrap();
+    let find = ["find", "--json", "--image", &path];
+    let all = place.audit(&find).await;
+    assert_eq!(found(&all), ids(&[&before, &front, &back, &closing]));
+    let demo = place
+        .audit(&[&find[..], &["--tenant", "demo"]].concat())
+        .await;
+    assert_eq!(found(&demo), ids(&[&before, &front]));
+    // Whoever has a key and no configuration needs no tenant's name.
+    let (old, files) = (place.path("old.key"), place.path("audit"));
+    let arguments = [
+        "audit", "find", &files, "--image", &path, "--key", &old, "--json",
+    ];
+    assert_eq!(found(&run(&arguments, &[]).await), ids(&[&before]));
+}
+
+#[tokio::test]
 async fn find_refuses_what_it_cannot_look_for_and_says_when_files_cannot_be_read() {
     let place = Place::new("");
     place.write([outcome("demo", None)]).await;
@@ -325,6 +370,8 @@ async fn find_refuses_what_it_cannot_look_for_and_says_when_files_cannot_be_read
         &["find", "--email", "a@example.com", "--subject", "b"],
         &["find", "--email", "no address"],
         &["find", "--email", "a@example.com", "--key", "/nowhere"],
+        &["find", "--image", "/nowhere"],
+        &["find", "--image", "/nowhere", "--subject", "b"],
     ] {
         let ended = place.audit(arguments).await;
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
@@ -659,7 +706,7 @@ async fn every_line_that_a_gateway_writes_fits_the_schema() {
     simulator.set_credentials(logins.into());
     let folder = tempfile::tempdir().unwrap();
     write_secrets(folder.path());
-    let toml = format!("{AUDIT}rotate_size = \"16KiB\"\n{OTHER_TENANT}");
+    let toml = format!("{AUDIT}rotate_size = \"16KiB\"\nrejected_rate = \"1/h\"\n{OTHER_TENANT}");
     let served = Served::start(folder.path(), &simulator.url(), &toml, &[]).await;
     let config = load(folder.path(), &simulator.url(), &[]);
     let client = client();
@@ -671,7 +718,9 @@ async fn every_line_that_a_gateway_writes_fits_the_schema() {
         post(mint(&config, index, &[operation], None), lookup(operation)).await;
     }
     post(mint(&config, 0, &[], None), lookup(Operation::GetStatus)).await;
-    post("no token".to_owned(), lookup(Operation::GetStatus)).await;
+    for _ in 0..3 {
+        post("no token".to_owned(), lookup(Operation::GetStatus)).await;
+    }
     let operator = |path: &str, body: Value| {
         let request = client
             .post(format!("http://{}{path}", served.admin))
@@ -698,7 +747,10 @@ async fn every_line_that_a_gateway_writes_fits_the_schema() {
     }
     let kinds: BTreeSet<_> = lines.iter().map(kind).collect();
     for kind in [
+        "intent",
         "outcome",
+        "rejected",
+        "rejections_left_out",
         "file_opened",
         "checkpoint",
         "start",
@@ -760,7 +812,7 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
     });
     let id = RequestId::mint().to_string();
     let request = json!({
-        "request_id": id, "client_request_id": "abc-1", "tenant": "demo", "issuer": "idp",
+        "request_id": id, "client_request_id": "abc-1", "trace_id": "0af7651916cd43dd8448eb211c80319c", "tenant": "demo", "issuer": "idp",
         "subject": pseudonym, "client": "2001:db8::/48", "service": "getStatus",
         "customer": pseudonym, "reference": pseudonym, "fields": ["email", "front"],
         "images": [{"side": "front", "format": "png", "bytes": 5, "digest": "a".repeat(64)}],
@@ -779,6 +831,7 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
             "reason": "interrupted"}),
         event("answer_withheld", json!({"request_id": id})),
         event("clock_step", json!({"ms": -3_600_000})),
+        event("rejections_left_out", json!({"count": 7})),
         event(
             "audit_gap",
             json!({"cause": "torn", "file": 2, "from_byte": 17, "bytes": 4}),

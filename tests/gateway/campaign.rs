@@ -8,6 +8,7 @@ mod load;
 mod loud;
 mod nodes;
 mod race;
+mod waiting;
 
 use std::{env, fs, path::Path, time::Duration};
 

@@ -1,6 +1,8 @@
 //! Canaries: a random value in every place that holds a secret or a person, every flow driven, and
 //! a search for them in everything that came out.
 
+mod trail;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fmt::Write as _,
@@ -46,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     program::{Served, run},
+    shipping::receiver::{Receiver, TAKEN},
     support::{OTHER_TENANT, PATH, answer, client, load, simulator, write_secrets},
 };
 
@@ -109,6 +112,7 @@ impl Canaries {
             ("stray", Kind::Secret, m()),
             ("issuer key", Kind::Secret, issuer),
             ("admin token", Kind::Secret, admin),
+            ("ship token", Kind::Secret, m()),
             ("state key", Kind::Secret, BASE64_STANDARD.encode(&state)),
             ("audit key", Kind::Secret, BASE64_STANDARD.encode(&audit)),
             ("email", Kind::Person, format!("{}@canary.example", m())),
@@ -130,6 +134,9 @@ impl Canaries {
         }
         all.0.push(("state key", Kind::Secret, state));
         all.0.push(("audit key", Kind::Secret, audit));
+        for digest in trail::digests_without_a_key(&all.image()) {
+            all.0.push(("image digest", Kind::Secret, digest));
+        }
         all
     }
 
@@ -153,6 +160,7 @@ impl Canaries {
             ("state.key", "state key"),
             ("audit.key", "audit key"),
             ("admin-token", "admin token"),
+            ("ship-token", "ship token"),
         ] {
             fs::write(folder.join(file), self.text(name)).unwrap();
         }
@@ -922,10 +930,12 @@ async fn canaries_show_up_nowhere() {
         let simulator = simulator(pair("user"), stop.clone()).await;
         let logins = vec![pair("user"), pair("other user")];
         simulator.set_credentials(logins.clone());
+        let receiver = Receiver::start(|_| TAKEN).await;
         let toml = format!(
-            "[telemetry]\nlog_level = \"trace\"\nlog_format = \"{format}\"\n\
+            "[audit]\nrotate_size = \"16KiB\"\n{}[telemetry]\nlog_level = \"trace\"\nlog_format = \"{format}\"\n\
              [upstream]\ntimeout = \"4s\"\nconnect_timeout = \"4s\"\n\
              max_response = \"2MiB\"\n[admin]\ntoken = {{ file = \"admin-token\" }}\n{}",
+            trail::second_place(&receiver),
             rotated()
         );
         let variables = [
@@ -989,6 +999,7 @@ async fn canaries_show_up_nowhere() {
             let lines = text.split(|byte| *byte == b'\n').count();
             assert!(lines > enough, "{format}: {sink} has but {lines} lines");
         }
+        trail::assert_clean(folder.path(), &canaries, &receiver, &search).await;
         let mut shown = BTreeSet::new();
         for answer in &seen {
             for name in search.find(&answer.bytes) {

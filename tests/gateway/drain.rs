@@ -28,6 +28,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    audit::assert_sound_trail,
     program::Served,
     support::{
         Answer, PASS, PATH, USER, answer, client, customer, load, lookup, mint, outcomes,
@@ -40,7 +41,7 @@ struct Scene {
     served: Served,
     simulator: SimulatorHandle,
     token: String,
-    _folder: TempDir,
+    folder: TempDir,
     _stop: DropGuard,
 }
 
@@ -58,7 +59,7 @@ impl Scene {
             served,
             simulator,
             token,
-            _folder: folder,
+            folder,
             _stop: stop.drop_guard(),
         }
     }
@@ -183,6 +184,7 @@ async fn a_signal_lets_requests_finish_takes_no_new_ones_and_exits_0() {
             "every outcome is on record: {}",
             ended.out
         );
+        assert_sound_trail(scene.folder.path(), &ended.out);
     }
 }
 
@@ -218,6 +220,7 @@ async fn a_drain_that_takes_too_long_is_cut_off_and_exits_1() {
         (&event["decision"], &event["code"]),
         (&"forward".into(), &"shutting_down".into())
     );
+    assert_sound_trail(scene.folder.path(), &ended.out);
 }
 
 #[tokio::test]
@@ -269,6 +272,7 @@ async fn a_drain_waits_for_what_was_sent_for_a_client_that_has_left() {
         (&event["decision"], &event["code"]),
         (&"forward".into(), &"ok".into())
     );
+    assert_sound_trail(scene.folder.path(), &ended.out);
     assert_eq!(scene.simulator.requests()[0].status, Some(200));
 }
 
@@ -316,6 +320,7 @@ async fn http2_says_goaway_and_finishes_its_streams() {
     let ended = scene.served.program.end().await;
     assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
     assert_eq!(scene.simulator.requests().len(), 1);
+    assert_sound_trail(scene.folder.path(), &ended.out);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,4 +341,5 @@ async fn outputs_that_nobody_reads_hold_up_neither_requests_nor_the_end() {
     let ended = scene.served.program.end().await;
     assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
     assert_eq!(outcomes(&ended.out).len(), 600, "audit events");
+    assert_sound_trail(scene.folder.path(), &ended.out);
 }

@@ -210,7 +210,7 @@ async fn while_the_disk_is_full_nothing_is_sent_and_it_goes_on_by_itself_when_th
 
 #[tokio::test]
 async fn an_answer_whose_outcome_cannot_be_recorded_is_withheld_and_that_is_recorded() {
-    let Some((world, disk)) = on_a_disk("", &[]).await else {
+    let Some((world, disk)) = on_a_disk("[audit]\nreceipt = true\n", &[]).await else {
         return;
     };
     let token = world.full_token();
@@ -245,6 +245,8 @@ async fn an_answer_whose_outcome_cannot_be_recorded_is_withheld_and_that_is_reco
             (told[0], told[1], said[1]),
             ("intent", "outcome", &json!("ok"))
         );
+        let receipt = answer.headers.contains_key("audit-receipt");
+        assert_eq!(receipt, answer.status == 200, "{answer:?}");
         if answer.status == 503 {
             assert_eq!(answer.code(), "audit_unavailable");
             assert!(

@@ -190,13 +190,13 @@ async fn the_operator_learns_whose_customer_it_was_and_the_client_does_not() {
     ] {
         let answer = shared.ask(token, operation).await;
         assert!(!answer.text.contains("owned"), "{}", answer.text);
-        let events = shared.world.audit.events();
+        let events = shared.world.recorded().await.events();
         assert_eq!(events.last().unwrap()["reason"], reason, "{operation}");
     }
     let mut unknown = lookup(GetStatus);
     unknown["target"]["email"] = json!("nobody@example.com");
     shared.world.post(&shared.two, &unknown).await;
-    let events = shared.world.audit.events();
+    let events = shared.world.recorded().await.events();
     assert_eq!(events[0]["attempts"], 2);
     assert_eq!(events.last().unwrap()["reason"], "not_in_ledger");
     assert_eq!(events.last().unwrap()["decision"], "refuse");
@@ -213,7 +213,7 @@ async fn under_refuse_nobody_takes_an_older_customer_over_by_creating_it() {
             (409, "customer_unavailable")
         );
         assert_eq!(shared.sent(), ["getStatus"]);
-        let events = shared.world.audit.events();
+        let events = shared.world.recorded().await.events();
         assert_eq!(events.last().unwrap()["reason"], "existed_before");
         for token in [&shared.one, &shared.two] {
             for operation in READS {

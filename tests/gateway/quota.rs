@@ -1,6 +1,6 @@
 //! Quotas as a client sees them.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use dcams_gateway::{
     operation::Operation,
@@ -8,8 +8,13 @@ use dcams_gateway::{
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use crate::support::{Answer, OTHER_TENANT, World, answer, lookup};
+use crate::{
+    audit::assert_ends_sound,
+    durable::on_a_disk,
+    support::{Answer, OTHER_TENANT, World, answer, lookup},
+};
 
 /// A gateway with a second tenant that has these limits.
 async fn limited(quota: &str) -> World {
@@ -257,6 +262,65 @@ async fn a_client_that_hangs_up_is_charged_for_what_was_sent() {
     left.await;
     world.audit.until(1).await;
     assert_eq!(world.used("daily").await, 1);
+    assert_ends_sound(&world).await;
+}
+
+/// The last file of a world's trail.
+fn newest(world: &World) -> PathBuf {
+    let files = fs::read_dir(world.folder().join("audit")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "jsonl"));
+    files.max().unwrap()
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_costs_nothing_and_says_nothing_of_the_credential() {
+    let toml = format!("{OTHER_TENANT}[tenants.quota]\ndaily = 100");
+    let seldom = [("AUDIT__CHECKPOINT_EVERY", "1h")];
+    let Some((world, disk)) = on_a_disk(&toml, &seldom).await else {
+        return;
+    };
+    let token = world.token_of("other", &Operation::ALL, None);
+    // Of the block that was begun so little is left that no intent fits into it.
+    let left = || 4096 - fs::metadata(newest(&world)).unwrap().len() % 4096;
+    while left() > 500 {
+        assert_eq!(world.post_text(&token, "{").await.status, 400);
+    }
+    disk.fill();
+    let refused = world.ask(STATUS).await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (503, "audit_unavailable")
+    );
+    assert!(world.simulator.requests().is_empty());
+    let list = world.operator("/api/credentials").await.json();
+    let credential = &list["accounts"][1]["credentials"][0];
+    let said = ["last_accepted", "last_refused", "in_flight"];
+    assert_eq!(
+        json!(said.map(|name| &credential[name])),
+        json!([null, null, 0]),
+        "{list}"
+    );
+    disk.free();
+    let served = async { while world.usage().await.status != 200 {} };
+    timeout(Duration::from_secs(30), served).await.unwrap();
+    assert_eq!(world.used("daily").await, 0);
+    // It was let through by everything before: what failed is its intent.
+    let events = world.recorded().await.events();
+    let event = events
+        .iter()
+        .find(|event| event["request_id"] == header(&refused, "x-request-id"));
+    let event = event.unwrap();
+    assert_eq!(
+        json!([
+            event["decision"],
+            event["code"],
+            event["service"],
+            event["attempts"]
+        ]),
+        json!(["refuse", "audit_unavailable", "getStatus", 0])
+    );
+    assert_ends_sound(&world).await;
 }
 
 #[tokio::test]

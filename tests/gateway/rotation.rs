@@ -450,7 +450,7 @@ async fn a_probe_tries_a_new_credential_before_any_request_does() {
     assert_eq!(probe.service.as_deref(), Some("getStatus"));
     fs::write(scene.world.folder().join("old"), NEW).unwrap();
     scene.receipt("old", "canary", "probe_passed").await;
-    let outcomes = scene.world.audit.events().len();
+    let outcomes = scene.world.recorded().await.events().len();
     assert_eq!(outcomes, 1, "no tenant's request was needed");
 }
 

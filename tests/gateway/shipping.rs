@@ -4,7 +4,8 @@
 mod collector;
 mod followed;
 mod nats;
-mod receiver;
+pub mod receiver;
+mod served;
 
 use std::{
     collections::BTreeSet,
@@ -32,7 +33,7 @@ use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::receiver::{Reaction, Receiver, TAKEN, lines};
+use self::receiver::{Heard, Reaction, Receiver, TAKEN, lines};
 use crate::support::Lines;
 
 const NODE: &str = "gw-1";
@@ -98,6 +99,12 @@ impl Written {
     }
 }
 
+/// The lines that the second place has said it has.
+fn taken(heard: &[Heard]) -> Vec<String> {
+    let taken: Vec<_> = heard.iter().filter(|heard| heard.taken).cloned().collect();
+    lines(&taken)
+}
+
 fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
     let settings = AuditSettings {
         folder: folder.to_owned(),
@@ -115,6 +122,9 @@ fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
         rotate_every: Duration::from_hours(1),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };
@@ -368,8 +378,7 @@ async fn a_batch_that_is_refused_is_halved_and_a_line_that_is_refused_is_not_pas
         assert_eq!(count(&log, "refuses a line of the audit chain"), 1);
         receiver.react(|_| TAKEN);
         shipped.until_all().await;
-        let taken: Vec<_> = receiver.heard().into_iter().filter(|h| h.taken).collect();
-        assert_same(&receiver::lines(&taken), &lines);
+        assert_same(&taken(&receiver.heard()), &lines);
         assert_eq!(shipped.shipping.health().reason, None);
     }
 }

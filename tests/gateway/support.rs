@@ -12,6 +12,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dcams_gateway::{
     app::{App, Edges},
+    audit::AuditTrail,
     auth::{self, mint::Grant},
     clock,
     config::Config,
@@ -62,7 +63,9 @@ pub struct World {
     pub simulator: SimulatorHandle,
     pub gateway: SocketAddr,
     pub admin: SocketAddr,
+    /// The copy of the audit trail: behind the files by a moment, see [`World::recorded`].
     pub audit: Lines,
+    trail: Arc<AuditTrail>,
     pub client: reqwest::Client,
     folder: TempDir,
     shutdown: CancellationToken,
@@ -266,17 +269,34 @@ impl World {
         );
         let shutdown = CancellationToken::new();
         let app = App::build(config, edges).await.unwrap();
+        let trail = app.audit();
         tokio::spawn(app.run(shutdown.clone()));
         Self {
             simulator,
             gateway,
             admin,
             audit,
+            trail,
             client: client(),
             folder,
             shutdown,
             stop_simulator,
         }
+    }
+
+    /// The copy of the audit trail, once it has everything that is on disk.
+    pub async fn recorded(&self) -> &Lines {
+        let seq = usize::try_from(self.trail.durable().borrow().seq).unwrap();
+        let mut watched = self.audit.written.subscribe();
+        let lines = |written: &Vec<u8>| written.split(|byte| *byte == b'\n').count() - 1;
+        let waiting = watched.wait_for(|written| lines(written) >= seq);
+        let came = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        assert!(
+            came.is_ok(),
+            "fewer than {seq} lines:\n{}",
+            self.audit.text()
+        );
+        &self.audit
     }
 
     pub fn folder(&self) -> &Path {

@@ -76,6 +76,9 @@ async fn write(folder: &Path, secret: &[u8; 32]) -> Vec<(RequestId, Position)> {
         rotate_every: Duration::from_hours(24),
         keep: None,
         keep_files: None,
+        receipt: false,
+        rejected_rate: None,
+        image_digests: true,
         stdout: false,
         ship: None,
     };

@@ -259,7 +259,7 @@ async fn each_mistake_is_named_and_grants_nothing() {
     assert_eq!(form.send().await.unwrap().status(), 415);
     let usage = get(world.admin, "?tenant=other").await.json();
     assert_eq!(limit(&usage["tenants"][0], "daily")["granted"], 0);
-    let acts = world.audit.acts("admin");
+    let acts = world.recorded().await.acts("admin");
     assert!(
         !acts.iter().any(|act| act["result"] == "granted"),
         "{acts:?}"

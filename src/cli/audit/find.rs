@@ -1,16 +1,18 @@
-//! `audit find`: all events of one person, by what the person is known by, or of one request.
+//! `audit find`: all events of one person, by what the person is known by, of one image, or of one request.
 //!
-//! The pseudonyms that the person has are made again, with each key and in each tenant's name, and looked for.
+//! The pseudonyms that the person has are made again, with each key and in each tenant's name, and looked for;
+//! an image's digests likewise, with each key.
 //! Invariant: no address, reference or subject is printed, and no line that is not the person's.
 
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
+use base64_simd::STANDARD;
 use clap::{ArgGroup, Args};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -22,15 +24,18 @@ use super::{
 };
 use crate::{
     audit::{
+        digest::ImageDigest,
         folder::AuditFile,
         key::AuditKey,
-        search::{Item, Person, Role, What, files, scan},
+        search::{self, Item, Person, Role, What, scan},
     },
     cli::{CommandError, complain, usage::tenant},
     config::Config,
     customer::EmailCase,
+    files,
     ident::{Purpose, RequestId, TenantId},
     payload::email::is_mailbox,
+    units::GIB,
 };
 
 #[derive(Debug, Args)]
@@ -51,6 +56,9 @@ pub(in crate::cli) struct FindArgs {
     /// The requests with tokens of this subject
     #[arg(long, group = "sought")]
     subject: Option<String>,
+    /// The requests with the image that is in this file
+    #[arg(long, value_name = "FILE", group = "sought")]
+    image: Option<PathBuf>,
     /// This request
     #[arg(long, value_name = "ID", group = "sought")]
     request_id: Option<RequestId>,
@@ -77,7 +85,7 @@ pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
         paths.push(config.audit.folder.clone());
     }
     let chains = paths.iter().map(|path| {
-        let found = files(path);
+        let found = search::files(path);
         found.map_err(CommandError::io(format!("cannot read {}", path.display())))
     });
     let chains: Vec<Vec<AuditFile>> = chains.collect::<Result<_, _>>()?;
@@ -96,6 +104,13 @@ fn person(args: &FindArgs, config: Option<&Config>) -> Result<Person, CommandErr
         return Ok(Person::of_request(id));
     }
     let keys = keys(args, config)?;
+    if let Some(path) = &args.image {
+        let images = Person::new(Role::Image, digests(path, &keys)?);
+        return Ok(match &args.tenant {
+            Some(tenant) => images.of_tenant(tenant),
+            None => images,
+        });
+    }
     let tenants = tenants(args.tenant.as_ref(), config)?;
     let (role, purpose, values) = match (&args.email, &args.reference, &args.subject) {
         (Some(email), _, _) => {
@@ -126,6 +141,15 @@ fn person(args: &FindArgs, config: Option<&Config>) -> Result<Person, CommandErr
     Ok(Person::new(role, pseudonyms))
 }
 
+/// What this image is in an event, under each key.
+fn digests(path: &Path, keys: &[Arc<AuditKey>]) -> Result<Vec<ImageDigest>, CommandError> {
+    let image = files::read(path, GIB)
+        .map_err(|error| CommandError::Usage(format!("--image {} {error}", path.display())))?;
+    let text = STANDARD.encode_to_string(&*image.bytes);
+    let of = |key: &Arc<AuditKey>| key.images().digest([text.as_bytes()]);
+    Ok(keys.iter().map(of).collect())
+}
+
 /// What a pseudonym may have been made of. Where letter case does not count, the spelling as given is of the
 /// same customer: it counted when the account was configured so.
 fn spellings(role: Role, value: &str, case: EmailCase) -> Vec<String> {
@@ -146,7 +170,8 @@ fn keys(args: &FindArgs, config: Option<&Config>) -> Result<Vec<Arc<AuditKey>>, 
         keys.push(Arc::new(key_of_file(path)?));
     }
     if keys.is_empty() {
-        let usage = "pseudonyms are made with audit.key: name a --config, or --key FILE";
+        let usage =
+            "pseudonyms and digests are made with audit.key: name a --config, or --key FILE";
         return Err(CommandError::Usage(usage.to_owned()));
     }
     Ok(keys)

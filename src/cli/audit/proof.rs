@@ -8,9 +8,9 @@ use super::{Source, public_keys, read};
 use crate::{
     audit::{
         folder::{Folder, Next},
-        line::{Line, Position},
+        line::Line,
         proof::{Proof, ProveError, prove as prove_request},
-        tree::Hash,
+        receipt::Receipt,
     },
     cli::{CommandError, complain, say},
     ident::{NodeId, RequestId},
@@ -37,7 +37,7 @@ pub(super) struct CheckArgs {
     public_key: Vec<String>,
     /// The value of the answer's Audit-Receipt header, which must be of one of the events
     #[arg(long, value_name = "VALUE")]
-    receipt: Option<String>,
+    receipt: Option<Receipt>,
 }
 
 #[derive(Debug, Args)]
@@ -79,15 +79,6 @@ impl From<ProveError> for CommandError {
 
 pub(super) fn check(args: &CheckArgs) -> Result<(), CommandError> {
     let keys = public_keys(&args.public_key)?;
-    let receipt = args.receipt.as_deref().map(|value| {
-        receipt(value).ok_or_else(|| {
-            let form = r#"node="gw-1", seq=1234, leaf=:BASE64:"#;
-            CommandError::Usage(format!(
-                "--receipt takes the value of an Audit-Receipt header: {form}"
-            ))
-        })
-    });
-    let receipt = receipt.transpose()?;
     let proof: Proof = serde_json::from_str(&read(&args.file)?).map_err(|error| {
         // Not the error's own text, which repeats what it read.
         let (line, column) = (error.line(), error.column());
@@ -99,9 +90,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CommandError> {
     let certain = proof
         .check(&keys)
         .map_err(|error| CommandError::Audit(format!("the proof proves nothing: {error}")))?;
-    if let Some((node, position)) = receipt {
-        let of_this = certain.iter().any(|event| event.position == position);
-        if node != proof.node || !of_this {
+    if let Some(Receipt { node, position }) = &args.receipt {
+        let of_this = certain.iter().any(|event| event.position == *position);
+        if *node != proof.node || !of_this {
             let why = "the receipt is of another event than those of the proof";
             return Err(CommandError::Audit(why.to_owned()));
         }
@@ -115,23 +106,6 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CommandError> {
         ))?;
     }
     Ok(())
-}
-
-/// Reads an `Audit-Receipt`: a dictionary (RFC 9651) of three members.
-fn receipt(value: &str) -> Option<(NodeId, Position)> {
-    let (mut node, mut seq, mut leaf) = (None, None, None);
-    for member in value.split(',') {
-        let (name, value) = member.trim().split_once('=')?;
-        match name {
-            "node" => node = NodeId::try_from(value.strip_prefix('"')?.strip_suffix('"')?).ok(),
-            "seq" => seq = value.parse().ok(),
-            "leaf" => leaf = Hash::parse(value.strip_prefix(':')?.strip_suffix(':')?),
-            // Members that a later version has.
-            _ => {}
-        }
-    }
-    let (seq, leaf) = (seq?, leaf?);
-    Some((node?, Position { seq, leaf }))
 }
 
 pub(super) fn public_key(args: &PublicKeyArgs) -> Result<(), CommandError> {

@@ -407,6 +407,10 @@ fn upkeep(event: &Event, kind: &str) -> String {
             of("through_seq"),
             of("cause")
         ),
+        "rejections_left_out" => format!(
+            "{} more requests without a good token, which left no event",
+            of("count")
+        ),
         other => other.to_owned(),
     }
 }

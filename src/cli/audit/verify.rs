@@ -16,7 +16,7 @@ use crate::{
         note::{Checkpoint, NoteError, PublicKey},
         verify::{
             Trust, VerifyError,
-            report::{Counts, Finding, Means, Question, Report},
+            report::{About, Counts, Finding, Means, Note, Question, Report},
             verify,
         },
     },
@@ -198,8 +198,17 @@ fn summary(report: &Report, took: Duration) -> Vec<String> {
         let kind = kind.as_str().unwrap_or_default().to_owned();
         lines.push(format!("              and {count} more of {kind}"));
     }
-    let notes = report.notes.iter();
-    lines.extend(notes.map(|note| format!("note: {} {}", note.count, note.what)));
+    let note = |note: &Note| {
+        // There is one head, or none.
+        let counted = note.about != About::Head;
+        let count = if counted {
+            format!("{} ", note.count)
+        } else {
+            String::new()
+        };
+        format!("note: {count}{}", note.what)
+    };
+    lines.extend(report.notes.iter().map(note));
     if let Some(head) = &report.head {
         lines.push("head (publish it, and give it to --head next time):".to_owned());
         lines.extend(head.trim_end().lines().map(|line| format!("  {line}")));

@@ -313,6 +313,27 @@ const SECTIONS: &[Case] = &[
     ),
     ("[audit]", "[audit]\nkeep = \"-1d\"", "audit.keep"),
     ("[audit]", "[audit]\nkeep_files = -1", "audit.keep_files"),
+    (
+        "[audit]",
+        "[audit]\nrejected_rate = \"1001/s\"",
+        "audit.rejected_rate",
+    ),
+    (
+        "[audit]",
+        "[audit]\nrejected_rate = 10",
+        "audit.rejected_rate",
+    ),
+    ("[audit]", "[audit]\nreceipt = \"yes\"", "audit.receipt"),
+    (
+        "[audit]",
+        "[audit]\nreceipt = true\ndurability = \"best_effort\"",
+        "audit.receipt",
+    ),
+    (
+        "[audit]",
+        "[audit]\nimage_digests = \"sha256\"",
+        "audit.image_digests",
+    ),
     ("[audit]", "[audit]\nstdout = \"yes\"", "audit.stdout"),
     (
         "[audit]",

@@ -6,10 +6,9 @@ use jiff::Timestamp;
 
 use super::{Active, Denied, Loaded, Step};
 use crate::{
-    limits::{Limits, Policy},
+    limits::{Limits, Policy, bucket::Pace},
     quota::{
         Now, Shared, between,
-        bucket::Pace,
         window::{Meter, Window},
     },
     store::redis::settings::OnStoreFailure,

@@ -4,11 +4,13 @@ use tokio::time::Instant;
 
 use super::{Active, Book, Loaded, State};
 use crate::{
-    limits::{Limits, Policy},
+    limits::{
+        Limits, Policy,
+        bucket::{Bucket, Pace},
+    },
     quota::{
         Now, Shared,
         account::{Kind, Left, Op, Told},
-        bucket::{Bucket, Pace},
         portion::{PortionOp, PortionTold},
         window::Window,
     },

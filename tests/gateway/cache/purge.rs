@@ -147,7 +147,7 @@ async fn after_a_purge_dcams_is_asked_again_and_another_tenants_statuses_stay() 
     let nobody = json!({"tenant": "demo", "email": email("nobody")});
     assert_eq!(purge(&world, nobody).await["cache"], "none");
 
-    let events = world.audit.events();
+    let events = world.recorded().await.events();
     let customer = &events[0]["customer"];
     assert!(customer.is_string(), "{events:?}");
     let act = |more: Value| {
@@ -210,7 +210,7 @@ async fn whoever_is_forgotten_leaves_no_trace_and_the_answer_says_what_was_remov
     );
     assert!(asks(&world, &demo, &c).await);
 
-    let events = world.audit.events();
+    let events = world.recorded().await.events();
     let of = |tenant: &str| {
         let mut of = events.iter().filter(|event| event["tenant"] == tenant);
         of.next().unwrap()["customer"].clone()
@@ -305,7 +305,7 @@ async fn what_cannot_be_meant_or_written_down_is_refused_and_nothing_is_forgotte
         let form = world.client.post(&url).body(r#"{"tenant":"demo"}"#);
         assert_eq!(form.send().await.unwrap().status(), 415);
     }
-    assert!(world.audit.acts("admin").is_empty());
+    assert!(world.recorded().await.acts("admin").is_empty());
     assert!(!asks(&world, &demo, &a).await);
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{interval, sleep};
 
 use super::{SHARED_USER, body, direct, gateway, header, submission, tokens, update};
 use crate::{
+    audit::assert_ends_sound,
     redis::server::RedisServer,
     support::{Answer, OTHER_TENANT, OTHER_USER, PASS, USER, World},
 };
@@ -613,6 +614,7 @@ async fn what_is_late_is_told_at_once_and_asked_for_behind_the_clients_back() {
     let usage = told.usage().await;
     assert_eq!(usage["charged"], 1, "{usage}");
     assert_eq!(usage["services"]["getStatus"]["calls"], 1, "{usage}");
+    assert_ends_sound(&told.world).await;
 }
 
 #[tokio::test]
@@ -634,4 +636,5 @@ async fn a_pending_that_is_polled_is_asked_for_before_it_runs_out_and_costs_noth
     // A poller may be held up for long enough on a busy machine, but not mostly.
     assert!(missed < acts, "{missed} of {} missed", words.len());
     assert_eq!(told.sent().len(), acts + missed);
+    assert_ends_sound(&told.world).await;
 }

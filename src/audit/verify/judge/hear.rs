@@ -28,7 +28,10 @@ impl Judge<'_> {
                     self.removed = Some(removed);
                 }
             }
-            Upkeep::Other | Upkeep::Start { .. } | Upkeep::Stop {} => {}
+            Upkeep::Other
+            | Upkeep::RejectionsLeftOut { .. }
+            | Upkeep::Start { .. }
+            | Upkeep::Stop {} => {}
         }
     }
 

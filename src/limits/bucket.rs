@@ -13,7 +13,7 @@ use crate::limits::Rate;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Between two requests, when they come evenly.
     interval: u64,
     /// How far ahead of them the theoretical arrival time may run: the burst.
@@ -22,12 +22,12 @@ pub(super) struct Pace {
 
 impl Pace {
     /// The pace of a configured rate.
-    pub(super) fn of(rate: &Rate) -> Self {
+    pub(crate) fn of(rate: &Rate) -> Self {
         Self::part_of(rate, 1, rate.burst.get())
     }
 
     /// One part in so many of a rate, with a burst of its own.
-    pub(super) fn part_of(rate: &Rate, parts: u32, burst: u32) -> Self {
+    pub(crate) fn part_of(rate: &Rate, parts: u32, burst: u32) -> Self {
         let period = nanoseconds(rate.period).saturating_mul(u64::from(parts.max(1)));
         let interval = period.div_ceil(u64::from(rate.count.get()));
         Self {
@@ -39,21 +39,21 @@ impl Pace {
 
 /// A bucket that requests take from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     full_at: u64,
 }
 
 impl Bucket {
     /// One that is full.
-    pub(super) const FULL: Self = Self { full_at: 0 };
+    pub(crate) const FULL: Self = Self { full_at: 0 };
 
     /// One that is empty now.
-    pub(super) const fn empty(pace: Pace, now: u64) -> Self {
+    pub(crate) const fn empty(pace: Pace, now: u64) -> Self {
         Self::full_in(pace, now, pace.tolerance)
     }
 
     /// One that will be full after this time; none takes longer than an empty one.
-    pub(super) const fn full_in(pace: Pace, now: u64, left: u64) -> Self {
+    pub(crate) const fn full_in(pace: Pace, now: u64, left: u64) -> Self {
         let left = if left < pace.tolerance {
             left
         } else {
@@ -65,19 +65,19 @@ impl Bucket {
     }
 
     /// One that will be full after this time, whatever its pace.
-    pub(super) const fn fills(now: u64, left: u64) -> Self {
+    pub(crate) const fn fills(now: u64, left: u64) -> Self {
         Self {
             full_at: now.saturating_add(left),
         }
     }
 
     /// How long it takes to be full.
-    pub(super) const fn fills_in(self, now: u64) -> u64 {
+    pub(crate) const fn fills_in(self, now: u64) -> u64 {
         self.full_at.saturating_sub(now)
     }
 
     /// Lets one request through, or says after how many nanoseconds it would.
-    pub(super) fn take(&mut self, pace: Pace, now: u64) -> Result<(), u64> {
+    pub(crate) fn take(&mut self, pace: Pace, now: u64) -> Result<(), u64> {
         let next = self.full_at.max(now).saturating_add(pace.interval);
         let latest = now.saturating_add(pace.tolerance);
         if next > latest {
@@ -88,14 +88,14 @@ impl Bucket {
     }
 
     /// How many would be let through at once.
-    pub(super) fn left(self, pace: Pace, now: u64) -> u64 {
+    pub(crate) fn left(self, pace: Pace, now: u64) -> u64 {
         let room = pace.tolerance.saturating_sub(self.fills_in(now));
         room.checked_div(pace.interval).unwrap_or(0)
     }
 }
 
 /// A duration as nanoseconds; 584 years are the most.
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

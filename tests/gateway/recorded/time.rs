@@ -1,0 +1,87 @@
+//! A wall clock that is set back and forth under a running gateway, by libfaketime: the order of events is
+//! that of their numbers, nothing is lost, and the chain says what the clock did.
+
+use std::{fs, path::PathBuf};
+
+use dcams_gateway::{auth::install_crypto, operation::Operation, simulator::Login};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::{Recorded, verify};
+use crate::{
+    program::Served,
+    support::{PASS, USER, client, load, lookup, mint, simulator, write_secrets},
+};
+
+/// Less than the leeway of tokens.
+const STEP: i64 = 20;
+
+/// The library that tells a process another time.
+fn library() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").unwrap().flatten();
+    let library = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    library
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("scripts/test installs libfaketime")
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_loses_nothing_and_is_on_record() {
+    install_crypto();
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let simulator = simulator(Login::new(USER, PASS), stop).await;
+    let folder = TempDir::new().unwrap();
+    write_secrets(folder.path());
+    let url = simulator.url();
+    let offset = folder.path().join("offset");
+    let set = |seconds: i64| fs::write(&offset, format!("{seconds:+}")).unwrap();
+    let (library, file) = (library(), offset.display().to_string());
+    let variables = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKETIME_TIMESTAMP_FILE", &file),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME_NO_CACHE", "1"),
+    ];
+    let ask = async |served: &Served| {
+        let config = load(folder.path(), &url, &[]);
+        let token = mint(&config, 0, &[Operation::GetStatus], None);
+        let ask = client().post(served.url()).bearer_auth(token);
+        let asked = ask
+            .json(&lookup(Operation::GetStatus))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(asked.status(), 404);
+    };
+    set(0);
+    let served = Served::start(folder.path(), &url, "", &variables).await;
+    for seconds in [0, -STEP, 0] {
+        set(seconds);
+        ask(&served).await;
+    }
+    served.program.signal("TERM");
+    assert!(served.program.end().await.status.success());
+    // And a start at a time before the last event's.
+    set(-STEP);
+    let served = Served::start(folder.path(), &url, "", &variables).await;
+    ask(&served).await;
+    let trail = folder.path().join("audit");
+    verify(&trail, &folder.path().join("audit.key")).await;
+    let recorded = Recorded::read(&trail, &folder.path().join("audit.key"));
+    let steps = recorded.acts("clock_step");
+    let ms: Vec<_> = steps
+        .iter()
+        .map(|step| step["ms"].as_i64().unwrap())
+        .collect();
+    let [back, forth, before] = ms[..] else {
+        panic!("{ms:?}")
+    };
+    let near = |ms: i64, seconds: i64| (ms - seconds * 1_000).abs() < 500;
+    assert!(near(back, -STEP) && near(forth, STEP), "{ms:?}");
+    // Less what has passed since the last event.
+    assert!((-STEP * 1_000..-1_000).contains(&before), "{ms:?}");
+    assert_eq!(recorded.of_phase("intent").count(), 4);
+    assert_eq!(recorded.of_phase("outcome").count(), 4);
+}
