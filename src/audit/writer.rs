@@ -363,6 +363,11 @@ impl Writer {
         let uncopied = copied.map_or(positions.len(), |()| 0);
         self.queue
             .written(&entries, u64::try_from(uncopied).unwrap_or_default());
+        self.durable.send_replace(Durable {
+            file: self.number,
+            bytes: self.file.as_ref().map_or(0, |file| file.bytes),
+            seq: self.chain.state().seq(),
+        });
         for (entry, position) in entries.into_iter().zip(positions) {
             self.chain.mark(entry.mark);
             if let Some(done) = entry.done {
@@ -370,11 +375,6 @@ impl Writer {
                 done.send(Ok(position)).ok();
             }
         }
-        self.durable.send_replace(Durable {
-            file: self.number,
-            bytes: self.file.as_ref().map_or(0, |file| file.bytes),
-            seq: self.chain.state().seq(),
-        });
         if self.buffer.capacity() > SPARE {
             self.buffer = Vec::new();
         }
