@@ -247,7 +247,12 @@ async fn a_start_without_redis_fails_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("redis://127.0.0.1:{}", free_port());
     let [first, second] = configured(folder.path(), &url);
-    let ended = program::run(&["serve", "--config", &first, &second], &[]).await;
+    // Wherever there is a port.
+    let anywhere = [
+        ("DCAMS_GATEWAY__SERVER__LISTEN", "127.0.0.1:0"),
+        ("DCAMS_GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
+    ];
+    let ended = program::run(&["serve", "--config", &first, &second], &anywhere).await;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(
         ended.err.contains(&url) && ended.err.contains("state.redis"),
