@@ -21,12 +21,7 @@ use std::{
 };
 
 use dcams_gateway::{
-    audit::{
-        AuditSettings, AuditTrail, Durability,
-        chain::Mark,
-        event::Event,
-        key::{AuditKey, AuditKeys},
-    },
+    audit::{AuditSettings, AuditTrail, chain::Mark, event::Event, key::AuditKey},
     ident::RequestId,
 };
 use serde::Serialize;
@@ -86,26 +81,9 @@ fn main() {
 
 fn settings(folder: &Path, sync_interval: Duration) -> AuditSettings {
     AuditSettings {
-        folder: folder.to_owned(),
-        node: None,
-        keys: AuditKeys {
-            current: Arc::new(AuditKey::derive(&[7; 32])),
-            old: Vec::new(),
-        },
-        durability: Durability::Required,
         sync_interval,
         write_timeout: Duration::from_secs(10),
-        checkpoint_events: 1_000,
-        checkpoint_every: Duration::from_secs(10),
-        rotate_size: 64 * 1024 * 1024,
-        rotate_every: Duration::from_hours(24),
-        keep: None,
-        keep_files: None,
-        receipt: false,
-        rejected_rate: None,
-        image_digests: true,
-        stdout: false,
-        ship: None,
+        ..AuditSettings::new(folder, AuditKey::derive(&[7; 32]))
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use criterion::{BatchSize, Criterion, Throughput};
 use dcams_gateway::{
     audit::{
-        AuditSettings, AuditTrail, Durability,
+        AuditSettings, AuditTrail,
         event::Event,
         key::{AuditKey, AuditKeys},
         verify::{Trust, verify},
@@ -79,23 +79,11 @@ impl Event for Line<'_> {}
 
 fn write(folder: &Path, keys: &AuditKeys) -> NodeId {
     let settings = AuditSettings {
-        folder: folder.to_owned(),
         node: NodeId::try_from("gw-1").ok(),
-        keys: keys.clone(),
-        durability: Durability::Required,
         sync_interval: Duration::ZERO,
         write_timeout: Duration::from_mins(1),
-        checkpoint_events: 1_000,
-        checkpoint_every: Duration::from_secs(10),
         rotate_size: 1 << 30,
-        rotate_every: Duration::from_hours(24),
-        keep: None,
-        keep_files: None,
-        receipt: false,
-        rejected_rate: None,
-        image_digests: true,
-        stdout: false,
-        ship: None,
+        ..AuditSettings::new(folder, keys.clone())
     };
     let trail = AuditTrail::open(&settings, None).expect("a trail");
     let time = Timestamp::UNIX_EPOCH.to_string();

@@ -29,6 +29,7 @@ mod writer;
 
 use std::{
     io::{self, Write},
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -57,6 +58,7 @@ use crate::{
     ident::{NodeId, PseudonymKey},
     limits::Rate,
     outbox::Outbox,
+    units::MIB,
 };
 
 /// What `[audit]` says of the trail.
@@ -99,6 +101,30 @@ pub struct AuditSettings {
 }
 
 impl AuditSettings {
+    /// What `config/default.toml` says, for this folder and these keys.
+    pub fn new(folder: impl Into<PathBuf>, keys: impl Into<AuditKeys>) -> Self {
+        Self {
+            folder: folder.into(),
+            node: None,
+            keys: keys.into(),
+            durability: Durability::Required,
+            sync_interval: Duration::from_millis(2),
+            write_timeout: Duration::from_secs(1),
+            checkpoint_events: 1_000,
+            checkpoint_every: Duration::from_secs(10),
+            rotate_size: 64 * MIB,
+            rotate_every: Duration::from_hours(24),
+            keep: Some(Duration::from_hours(24 * 365)),
+            keep_files: None,
+            receipt: false,
+            rejected_rate: NonZeroU32::new(10)
+                .map(|count| Rate::new(count, Duration::from_secs(1), None)),
+            image_digests: true,
+            stdout: false,
+            ship: None,
+        }
+    }
+
     /// Each of the settings by its key, and whether others have it the same.
     pub fn compared(&self, other: &Self) -> [(&'static str, bool); 18] {
         [

@@ -151,6 +151,16 @@ pub struct AuditKeys {
     pub old: Vec<Arc<AuditKey>>,
 }
 
+impl From<AuditKey> for AuditKeys {
+    fn from(current: AuditKey) -> Self {
+        let current = Arc::new(current);
+        Self {
+            current,
+            old: Vec::new(),
+        }
+    }
+}
+
 impl AuditKeys {
     /// The key in use, then the others.
     pub fn all(&self) -> impl Iterator<Item = &Arc<AuditKey>> {

@@ -51,26 +51,13 @@ fn step(phase: &'static str, request_id: RequestId) -> Step {
 
 pub(super) fn settings(folder: &Path) -> AuditSettings {
     AuditSettings {
-        folder: folder.to_owned(),
         node: Some("gw-1".try_into().unwrap()),
-        keys: AuditKeys {
-            current: Arc::new(AuditKey::derive(&[7; 32])),
-            old: Vec::new(),
-        },
-        durability: Durability::Required,
-        sync_interval: Duration::from_millis(2),
         write_timeout: Duration::from_secs(30),
         checkpoint_events: 10,
         checkpoint_every: Duration::from_hours(1),
-        rotate_size: 64 * 1024 * 1024,
-        rotate_every: Duration::from_hours(24),
         keep: None,
-        keep_files: None,
-        receipt: false,
         rejected_rate: None,
-        image_digests: true,
-        stdout: false,
-        ship: None,
+        ..AuditSettings::new(folder, AuditKey::derive(&[7; 32]))
     }
 }
 

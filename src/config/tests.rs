@@ -173,6 +173,12 @@ fn a_small_configuration_is_completed_by_the_defaults() {
     assert_eq!(config.rules.image_types, crate::payload::ImageTypes::ALL);
     assert_eq!(config.rules.max_image_pixels, 100_000_000);
     assert_eq!(config.telemetry.level, tracing::Level::INFO);
+    assert!(config.audit.folder.ends_with("audit"));
+    let (folder, keys) = (&config.audit.folder, config.audit.keys.clone());
+    let audit = AuditSettings::new(folder, keys);
+    for (key, same) in audit.compared(&config.audit) {
+        assert!(same, "{key}");
+    }
     assert_eq!(config.accounts.len(), 1);
     let issuer = &config.issuers[0];
     assert_eq!(issuer.leeway, Duration::from_secs(30));

@@ -14,9 +14,16 @@ use std::{
     time::Duration,
 };
 
+use dcams_gateway::{
+    auth::install_crypto,
+    operation::Operation,
+    simulator::{Login, SimulatorHandle},
+};
+use tempfile::TempDir;
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::support::PATH;
+use crate::support::{PASS, PATH, USER, load, mint, simulator, write_secrets};
 
 /// A running process. Killed when it is dropped.
 pub struct Program {
@@ -170,6 +177,40 @@ impl Stream {
 
     async fn closed(&mut self) {
         while timeout(LATEST, self.text.changed()).await.unwrap().is_ok() {}
+    }
+}
+
+/// A simulator, and a folder with the demo's configuration and its secrets, for gateways that are processes.
+pub struct Site {
+    pub simulator: SimulatorHandle,
+    pub folder: TempDir,
+    _stop: DropGuard,
+}
+
+impl Site {
+    pub async fn prepare() -> Self {
+        install_crypto();
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let simulator = simulator(Login::new(USER, PASS), stop).await;
+        let folder = TempDir::new().unwrap();
+        write_secrets(folder.path());
+        Self {
+            simulator,
+            folder,
+            _stop: guard,
+        }
+    }
+
+    /// Starts a gateway there; see [`Served::start`].
+    pub async fn serve(&self, toml: &str, variables: &[(&str, &str)]) -> Served {
+        Served::start(self.folder.path(), &self.simulator.url(), toml, variables).await
+    }
+
+    /// A token of the demo's tenant.
+    pub fn token(&self, operations: &[Operation]) -> String {
+        let config = load(self.folder.path(), &self.simulator.url(), &[]);
+        mint(&config, 0, operations, None)
     }
 }
 

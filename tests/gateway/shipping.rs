@@ -17,10 +17,10 @@ use std::{
 
 use dcams_gateway::{
     audit::{
-        AuditSettings, AuditTrail, Durability, Durable,
+        AuditSettings, AuditTrail, Durable,
         event::{Act, Deed, Phase},
         folder::{Folder, Next},
-        key::{AuditKey, AuditKeys},
+        key::AuditKey,
         operator::Via,
         ship::{Bounds, Place, ShipHealth, ShipSettings, ShipToken, Shipper, Shipping, What},
     },
@@ -106,27 +106,15 @@ fn taken(heard: &[Heard]) -> Vec<String> {
 }
 
 fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
+    let key = AuditKey::derive(b"0123456789abcdefghijklmnopqrstuv");
     let settings = AuditSettings {
-        folder: folder.to_owned(),
         node: Some(NodeId::try_from(NODE).unwrap()),
-        keys: AuditKeys {
-            current: Arc::new(AuditKey::derive(b"0123456789abcdefghijklmnopqrstuv")),
-            old: Vec::new(),
-        },
-        durability: Durability::Required,
         sync_interval: Duration::ZERO,
         write_timeout: Duration::from_secs(10),
         checkpoint_events: 10,
         checkpoint_every: Duration::from_mins(1),
         rotate_size,
-        rotate_every: Duration::from_hours(1),
-        keep: None,
-        keep_files: None,
-        receipt: false,
-        rejected_rate: None,
-        image_digests: true,
-        stdout: false,
-        ship: None,
+        ..AuditSettings::new(folder, key)
     };
     AuditTrail::open(&settings, None).unwrap()
 }

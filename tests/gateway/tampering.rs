@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dcams_gateway::{
     audit::{
-        AuditSettings, AuditTrail, Durability, OpenError,
+        AuditSettings, AuditTrail, OpenError,
         event::Event,
         folder::{Folder, Next},
         key::{AuditKey, AuditKeys},
@@ -64,23 +64,12 @@ fn node() -> NodeId {
 /// Writes a chain as a gateway does that is started again and again.
 async fn write(folder: &Path, secret: &[u8; 32]) -> Vec<(RequestId, Position)> {
     let settings = AuditSettings {
-        folder: folder.to_owned(),
         node: Some(node()),
-        keys: keys(secret),
-        durability: Durability::Required,
         sync_interval: Duration::ZERO,
         write_timeout: Duration::from_mins(1),
         checkpoint_events: 5,
         checkpoint_every: Duration::from_mins(10),
-        rotate_size: 1 << 30,
-        rotate_every: Duration::from_hours(24),
-        keep: None,
-        keep_files: None,
-        receipt: false,
-        rejected_rate: None,
-        image_digests: true,
-        stdout: false,
-        ship: None,
+        ..AuditSettings::new(folder, keys(secret))
     };
     let mut outcomes = Vec::new();
     for _ in 0..FILES {

@@ -11,29 +11,21 @@ use std::{
     time::Duration,
 };
 
-use dcams_gateway::{
-    auth::install_crypto,
-    operation::Operation,
-    simulator::{Login, SimulatorHandle},
-};
+use dcams_gateway::operation::Operation;
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Recorded, verify};
 use crate::{
-    program::Served,
-    support::{Answer, PASS, USER, answer, client, load, mint, simulator, write_secrets},
+    program::{Served, Site},
+    support::{Answer, answer, client},
 };
 
 /// A gateway and its simulator.
 struct Scene {
     served: Served,
-    simulator: SimulatorHandle,
-    folder: TempDir,
+    site: Site,
     token: String,
-    _stop: DropGuard,
 }
 
 /// Longer than anything here takes.
@@ -42,17 +34,12 @@ const LATEST: Duration = Duration::from_secs(30);
 impl Scene {
     /// A gateway that is started by this shell command with its own command line behind it.
     async fn start(wrapper: &str, toml: &str) -> Self {
-        install_crypto();
-        let stop = CancellationToken::new();
-        let guard = stop.clone().drop_guard();
-        let simulator = simulator(Login::new(USER, PASS), stop).await;
-        let folder = TempDir::new().unwrap();
-        write_secrets(folder.path());
-        let url = simulator.url();
-        let program = Served::command(folder.path(), &url, toml, &[]);
+        let site = Site::prepare().await;
+        let folder = site.folder.path();
+        let program = Served::command(folder, &site.simulator.url(), toml, &[]);
         let mut command = Command::new("sh");
-        let script = wrapper.replace("FOLDER", &folder.path().join("audit").display().to_string());
-        fs::create_dir(folder.path().join("audit")).unwrap();
+        let script = wrapper.replace("FOLDER", &folder.join("audit").display().to_string());
+        fs::create_dir(folder.join("audit")).unwrap();
         command
             .args(["-c", &script])
             .arg(program.get_program())
@@ -65,14 +52,11 @@ impl Scene {
             .env("PATH", std::env::var_os("PATH").unwrap())
             .envs(variables);
         let served = Served::run(&mut command).await;
-        let config = load(folder.path(), &url, &[]);
-        let token = mint(&config, 0, &[Operation::GetStatus], None);
+        let token = site.token(&[Operation::GetStatus]);
         Self {
             served,
-            simulator,
-            folder,
+            site,
             token,
-            _stop: guard,
         }
     }
 
@@ -99,13 +83,13 @@ impl Scene {
 
     /// The folder as the gateway sees it.
     fn trail(&self) -> PathBuf {
-        let folder = self.folder.path().join("audit");
+        let folder = self.site.folder.path().join("audit");
         let root = PathBuf::from(format!("/proc/{}/root", self.served.program.id));
         root.join(folder.strip_prefix("/").unwrap())
     }
 
     fn key(&self) -> PathBuf {
-        self.folder.path().join("audit.key")
+        self.site.folder.path().join("audit.key")
     }
 
     async fn readiness(&self) -> (u16, String) {
@@ -129,7 +113,7 @@ impl Scene {
 
     /// Nothing is answered but that, nothing reaches DCAMS, and operators are told.
     async fn is_refused(&self) {
-        let before = self.simulator.requests().len();
+        let before = self.site.simulator.requests().len();
         for number in 0..5 {
             let answer = self.ask(&format!("refused-{number}@example.com")).await;
             assert_eq!(
@@ -138,7 +122,7 @@ impl Scene {
             );
             assert!(answer.headers.contains_key("retry-after"));
         }
-        assert_eq!(self.simulator.requests().len(), before);
+        assert_eq!(self.site.simulator.requests().len(), before);
         let (status, text) = self.readiness().await;
         assert_eq!(status, 503);
         assert!(text.contains("audit"), "{text}");
@@ -148,7 +132,7 @@ impl Scene {
     async fn is_recorded(&self, folder: &Path) -> Recorded {
         let recorded = Recorded::read(folder, &self.key());
         let begun = Recorded::texts(recorded.of_phase("intent"), "customer");
-        for record in self.simulator.requests() {
+        for record in self.site.simulator.requests() {
             let body: serde_json::Value =
                 serde_json::from_str(record.body.unwrap().as_str()).unwrap();
             let email = body["target"]["email"].as_str().unwrap();
@@ -217,7 +201,9 @@ async fn a_disk_that_becomes_read_only_stops_requests_until_it_is_writable_again
     while scene.ask("noticed@example.com").await.status == 404 {}
     scene.is_refused().await;
     scene.recovered().await;
-    scene.is_recorded(&scene.folder.path().join("audit")).await;
+    scene
+        .is_recorded(&scene.site.folder.path().join("audit"))
+        .await;
 }
 
 #[tokio::test]
@@ -242,7 +228,9 @@ async fn a_slow_disk_is_waited_for_no_longer_than_was_said() {
     }
     assert!(refused > 0);
     scene.recovered().await;
-    scene.is_recorded(&scene.folder.path().join("audit")).await;
+    scene
+        .is_recorded(&scene.site.folder.path().join("audit"))
+        .await;
 }
 
 #[tokio::test]
@@ -259,7 +247,7 @@ async fn a_sync_that_failed_is_not_believed_the_next_time() {
     }
     assert!(statuses.contains(&503), "{statuses:?}");
     scene.recovered().await;
-    let folder = scene.folder.path().join("audit");
+    let folder = scene.site.folder.path().join("audit");
     let recorded = scene.is_recorded(&folder).await;
     let gaps = recorded.acts("audit_gap");
     assert_eq!(
@@ -268,31 +256,4 @@ async fn a_sync_that_failed_is_not_believed_the_next_time() {
     );
     // It went on in another file.
     assert!(recorded.acts("file_opened").len() >= 2);
-}
-
-#[tokio::test]
-async fn where_nobody_waits_requests_go_on_and_what_is_lost_is_counted_and_said() {
-    let scene = Scene::on_a_disk_of(256, "[audit]\ndurability = \"best_effort\"\n").await;
-    let filler = scene.trail().join("filler");
-    drop(fs::write(&filler, vec![0; 512 * 1024]));
-    for number in 0..50 {
-        let answer = scene.ask(&format!("free-{number}@example.com")).await;
-        assert_eq!(answer.status, 404);
-    }
-    assert_eq!(scene.readiness().await.0, 200);
-    fs::remove_file(&filler).unwrap();
-    let everything = async {
-        loop {
-            let recorded = Recorded::read(&scene.trail(), &scene.key());
-            if recorded.of_phase("outcome").count() >= 50 {
-                break;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(LATEST, everything)
-        .await
-        .expect("what waited is written");
-    let recorded = scene.is_recorded(&scene.trail()).await;
-    assert_eq!(recorded.of_phase("intent").count(), 50);
 }

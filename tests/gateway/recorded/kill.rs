@@ -11,17 +11,12 @@ use std::{
     time::Duration,
 };
 
-use dcams_gateway::{auth::install_crypto, operation::Operation, simulator::Login};
+use dcams_gateway::operation::Operation;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{task::JoinSet, time::sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::{Recorded, verify};
-use crate::{
-    program::Served,
-    support::{PASS, USER, client, load, mint, simulator, write_secrets},
-};
+use crate::{program::Site, support::client};
 
 /// Request ids, with the status that their client was answered.
 type Answered = Arc<Mutex<Vec<(String, u16)>>>;
@@ -54,29 +49,24 @@ async fn ask(url: String, token: String, name: String, answered: Answered) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_moment_it_is_killed_at_nothing_was_sent_or_answered_without_a_record() {
-    install_crypto();
     let kills: u64 = env::var("AUDIT_KILLS").map_or(4, |kills| kills.parse().unwrap());
-    let stop = CancellationToken::new();
-    let _stop = stop.clone().drop_guard();
-    let simulator = simulator(Login::new(USER, PASS), stop).await;
-    let folder = TempDir::new().unwrap();
-    write_secrets(folder.path());
-    let url = simulator.url();
+    let site = Site::prepare().await;
     // Files end under load, too.
     let toml = "[audit]\nrotate_size = \"256KiB\"\ncheckpoint_events = 100\n";
     let answered = Answered::default();
     let mut sent = BTreeSet::new();
-    let (trail, key) = (folder.path().join("audit"), folder.path().join("audit.key"));
+    let (trail, key) = ["audit", "audit.key"]
+        .map(|name| site.folder.path().join(name))
+        .into();
     for kill in 0..=kills {
-        let served = Served::start(folder.path(), &url, toml, &[]).await;
+        let served = site.serve(toml, &[]).await;
         if kill > 0 {
             verify(&trail, &key).await;
         }
         if kill == kills {
             break;
         }
-        let config = load(folder.path(), &url, &[]);
-        let token = mint(&config, 0, &[Operation::GetStatus], None);
+        let token = site.token(&[Operation::GetStatus]);
         let mut clients = JoinSet::new();
         for worker in 0..16 {
             let name = format!("k{kill}-w{worker}");
@@ -94,11 +84,11 @@ async fn whatever_moment_it_is_killed_at_nothing_was_sent_or_answered_without_a_
         served.program.signal("KILL");
         clients.join_all().await;
         drop(served);
-        for record in simulator.requests() {
+        for record in site.simulator.requests() {
             let body: Value = serde_json::from_str(record.body.unwrap().as_str()).unwrap();
             sent.insert(body["target"]["email"].as_str().unwrap().to_owned());
         }
-        simulator.clear_requests();
+        site.simulator.clear_requests();
     }
     let recorded = Recorded::read(&trail, &key);
     let begun = Recorded::texts(recorded.of_phase("intent"), "customer");

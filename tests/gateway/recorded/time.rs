@@ -3,14 +3,12 @@
 
 use std::{fs, path::PathBuf};
 
-use dcams_gateway::{auth::install_crypto, operation::Operation, simulator::Login};
-use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use dcams_gateway::operation::Operation;
 
 use super::{Recorded, verify};
 use crate::{
-    program::Served,
-    support::{PASS, USER, client, load, lookup, mint, simulator, write_secrets},
+    program::{Served, Site},
+    support::{client, lookup},
 };
 
 /// Less than the leeway of tokens.
@@ -28,14 +26,8 @@ fn library() -> PathBuf {
 
 #[tokio::test]
 async fn a_clock_that_is_set_back_loses_nothing_and_is_on_record() {
-    install_crypto();
-    let stop = CancellationToken::new();
-    let _stop = stop.clone().drop_guard();
-    let simulator = simulator(Login::new(USER, PASS), stop).await;
-    let folder = TempDir::new().unwrap();
-    write_secrets(folder.path());
-    let url = simulator.url();
-    let offset = folder.path().join("offset");
+    let site = Site::prepare().await;
+    let offset = site.folder.path().join("offset");
     let set = |seconds: i64| fs::write(&offset, format!("{seconds:+}")).unwrap();
     let (library, file) = (library(), offset.display().to_string());
     let variables = [
@@ -45,8 +37,7 @@ async fn a_clock_that_is_set_back_loses_nothing_and_is_on_record() {
         ("FAKETIME_NO_CACHE", "1"),
     ];
     let ask = async |served: &Served| {
-        let config = load(folder.path(), &url, &[]);
-        let token = mint(&config, 0, &[Operation::GetStatus], None);
+        let token = site.token(&[Operation::GetStatus]);
         let ask = client().post(served.url()).bearer_auth(token);
         let asked = ask
             .json(&lookup(Operation::GetStatus))
@@ -56,7 +47,7 @@ async fn a_clock_that_is_set_back_loses_nothing_and_is_on_record() {
         assert_eq!(asked.status(), 404);
     };
     set(0);
-    let served = Served::start(folder.path(), &url, "", &variables).await;
+    let served = site.serve("", &variables).await;
     for seconds in [0, -STEP, 0] {
         set(seconds);
         ask(&served).await;
@@ -65,11 +56,13 @@ async fn a_clock_that_is_set_back_loses_nothing_and_is_on_record() {
     assert!(served.program.end().await.status.success());
     // And a start at a time before the last event's.
     set(-STEP);
-    let served = Served::start(folder.path(), &url, "", &variables).await;
+    let served = site.serve("", &variables).await;
     ask(&served).await;
-    let trail = folder.path().join("audit");
-    verify(&trail, &folder.path().join("audit.key")).await;
-    let recorded = Recorded::read(&trail, &folder.path().join("audit.key"));
+    let (trail, key) = ["audit", "audit.key"]
+        .map(|name| site.folder.path().join(name))
+        .into();
+    verify(&trail, &key).await;
+    let recorded = Recorded::read(&trail, &key);
     let steps = recorded.acts("clock_step");
     let ms: Vec<_> = steps
         .iter()

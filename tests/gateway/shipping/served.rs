@@ -3,38 +3,29 @@
 
 use std::time::Duration;
 
-use dcams_gateway::{auth::install_crypto, operation::Operation, simulator::Login};
-use tempfile::TempDir;
+use dcams_gateway::operation::Operation;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     receiver::{Reaction, Receiver, TAKEN},
     taken,
 };
 use crate::{
-    program::Served,
-    support::{PASS, USER, answer, client, load, lookup, mint, simulator, write_secrets},
+    program::Site,
+    support::{answer, client, lookup},
 };
 
 #[tokio::test]
 async fn all_of_a_gateways_events_arrive_the_last_too_and_an_outage_is_shown_and_stops_nothing() {
-    install_crypto();
-    let stop = CancellationToken::new();
-    let _stop = stop.clone().drop_guard();
-    let simulator = simulator(Login::new(USER, PASS), stop).await;
-    let folder = TempDir::new().unwrap();
-    write_secrets(folder.path());
+    let site = Site::prepare().await;
     let receiver = Receiver::start(|_| Reaction::Answer(503, "", "")).await;
     let toml = format!(
         "[audit.ship]\nkind = \"http\"\nwhat = \"events\"\nurl = \"{}\"\nbatch_wait = \"10ms\"\nretry_min = \"100ms\"\n",
         receiver.url()
     );
-    let url = simulator.url();
-    let served = Served::start(folder.path(), &url, &toml, &[]).await;
+    let served = site.serve(&toml, &[]).await;
     receiver.until(|heard| !heard.is_empty()).await;
-    let config = load(folder.path(), &url, &[]);
-    let token = mint(&config, 0, &[Operation::GetStatus], None);
+    let token = site.token(&[Operation::GetStatus]);
     let ask = client().post(served.url()).bearer_auth(token);
     let asked = ask
         .json(&lookup(Operation::GetStatus))
