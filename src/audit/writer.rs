@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     mem,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -109,7 +109,11 @@ impl Writer {
             let path = path.clone();
             move |source| OpenError::Io { what, path, source }
         };
-        fs::create_dir_all(&settings.folder).map_err(failed("create", &settings.folder))?;
+        let mut folder = fs::DirBuilder::new();
+        let folder = folder.recursive(true).mode(0o700);
+        folder
+            .create(&settings.folder)
+            .map_err(failed("create", &settings.folder))?;
         let lock = lock(settings)?;
         let (now, instant) = (clock::now(), clock::instant());
         let recovered = recover(settings, now)?;

@@ -3,7 +3,7 @@
 //! Invariant: its key is none of another section's; bounds in which a disk is asked neither too often nor
 //! too seldom. The defaults stand in `config/default.toml`.
 
-use std::{num::NonZeroU32, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
@@ -26,7 +26,10 @@ const KEPT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24 
 
 /// Reads `[audit]`, whose keys must not be that of `[state]`.
 pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Option<AuditSettings> {
-    let folder = section.required("path").and_then(|f| f.path());
+    let folder = match section.optional("path") {
+        None => Some(PathBuf::from("audit")),
+        Some(field) => field.path(),
+    };
     let node = match section.optional("node") {
         None => Some(None),
         Some(field) => field.name().map(Some),

@@ -829,7 +829,7 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
             "reason": "unknown_key", "http_status": 401, "left_out": 3}),
         json!({"phase": "outcome", "request_id": id, "decision": "forward", "code": "unknown",
             "reason": "interrupted"}),
-        event("answer_withheld", json!({"request_id": id})),
+        event("answer_withheld", json!({"request_id": id, "http_status": 503})),
         event("clock_step", json!({"ms": -3_600_000})),
         event("rejections_left_out", json!({"count": 7})),
         event(
