@@ -379,6 +379,28 @@ async fn rotation_loses_nothing_and_what_is_too_much_goes_after_that_was_said() 
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_compressed_keeps_no_other_from_being_compressed_or_removed() {
+    let folder = TempDir::new().unwrap();
+    let settings = AuditSettings {
+        rotate_size: 4 * 1024,
+        keep_files: Some(5),
+        ..settings(folder.path())
+    };
+    // Where its copy would be written there is something else.
+    fs::create_dir(folder.path().join("audit-00000002.jsonl.zst.part")).unwrap();
+    let trail = open(&settings);
+    while trail.durable().borrow().file < 12 {
+        let id = RequestId::mint();
+        trail.record(&step("intent", id)).durable().await.unwrap();
+        trail.record(&step("outcome", id)).durable().await.unwrap();
+    }
+    close(trail).await;
+    let files = Folder::new(folder.path()).files().unwrap();
+    assert!(files.len() <= 6, "{files:?}");
+    assert!(files.iter().any(|file| file.compressed), "{files:?}");
+}
+
+#[tokio::test]
 async fn a_file_that_is_moved_away_is_noticed_before_anything_is_said_to_be_on_disk() {
     let folder = TempDir::new().unwrap();
     let trail = open(&settings(folder.path()));
