@@ -49,10 +49,14 @@ pub(super) fn recover(
     let files = folder.files().map_err(failed("read", folder.path()))?;
     for file in files.iter().rev() {
         let Some(mut scan) = Scan::run(file, settings)? else {
+            is_as_written(file)?;
             // It was being begun when the process ended: nothing was recorded in it yet.
             set_aside(file, 0, now).map_err(failed("set aside", &file.path))?;
             continue;
         };
+        if scan.bad.is_some() {
+            is_as_written(file)?;
+        }
         let gap = scan.bad.map(|from| {
             let bytes = set_aside(file, from, now)?;
             Ok(Gap {
@@ -82,6 +86,12 @@ pub(super) fn recover(
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { what, path, source }
+}
+
+/// A compressed file was whole once, and places in its lines are none in it: it is not cut.
+fn is_as_written(file: &AuditFile) -> Result<(), OpenError> {
+    let no_chain = || OpenError::NoChain(file.path.clone());
+    (!file.compressed).then_some(()).ok_or_else(no_chain)
 }
 
 /// Moves the end of a file, from this byte on, into a file of its own beside it; how many bytes that are.

@@ -401,6 +401,28 @@ async fn a_file_that_cannot_be_compressed_keeps_no_other_from_being_compressed_o
 }
 
 #[tokio::test]
+async fn a_compressed_file_is_not_cut_where_it_is_the_last() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let trail = open(&settings);
+    let id = RequestId::mint();
+    trail.record(&step("intent", id)).durable().await.unwrap();
+    let plain = folder.path().join("audit-00000001.jsonl");
+    let whole = fs::read(&plain).unwrap();
+    close(trail).await;
+    fs::remove_file(&plain).unwrap();
+    let compressed = folder.path().join("audit-00000001.jsonl.zst");
+    // Half of its first line, and half of its last.
+    for length in [40, whole.len() - 40] {
+        let bytes = zstd::encode_all(&whole[..length], 3).unwrap();
+        fs::write(&compressed, &bytes).unwrap();
+        let refused = AuditTrail::open(&settings, None);
+        assert!(matches!(refused, Err(OpenError::NoChain(_))), "{length}");
+        assert_eq!(fs::read(&compressed).unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_moved_away_is_noticed_before_anything_is_said_to_be_on_disk() {
     let folder = TempDir::new().unwrap();
     let trail = open(&settings(folder.path()));
