@@ -264,10 +264,6 @@ impl Queue {
         inner.failing = Some(why);
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.lock().state == Phase::Closing
-    }
-
     /// Ends it; the receiver is told when everything was written.
     pub(super) fn close(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();

@@ -238,7 +238,7 @@ impl Writer {
         }
         let has_news = !self.backlog.is_empty() || self.lost > 0 || self.left_out > 0;
         if has_news || self.is_checkpoint_due() || work.last {
-            self.write(work.last);
+            self.write(if work.last { End::Chain } else { End::None });
         }
         if !work.last && self.is_rotation_due() {
             self.rotate();
@@ -246,19 +246,19 @@ impl Writer {
     }
 
     /// Writes what is there to write into the file that is open, and waits for the disk. With a checkpoint
-    /// behind it where that is due or the file `ends`.
-    fn write(&mut self, ends: bool) {
+    /// behind it where that is due or the file ends.
+    fn write(&mut self, end: End) {
         let before = self.chain.state().clone();
         self.buffer.clear();
         let positions = self.append();
-        if ends && self.queue.is_closing() {
+        if end == End::Chain {
             self.chain
                 .keep(clock::now(), Upkeep::Stop {}, &mut self.buffer);
         }
         let lines = self.chain.state().seq() - before.seq();
         let Some(file) = &mut self.file else { return };
         file.uncovered += lines;
-        let covers = ends
+        let covers = end != End::None
             || file.uncovered >= self.settings.checkpoint_events
             || file.is_due(self.settings.checkpoint_every);
         if covers {
@@ -418,7 +418,7 @@ impl Writer {
 
     /// Closes the file, with a checkpoint as its last line, and begins the next.
     fn rotate(&mut self) {
-        self.write(true);
+        self.write(End::File);
         let Some(old) = self.file.take() else {
             return;
         };
@@ -456,6 +456,16 @@ impl Writer {
                 .keep(now, Upkeep::ClockStep { ms }, &mut self.buffer);
         }
     }
+}
+
+/// What ends with what is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All of it: the gateway has nothing more to write.
+    Chain,
+    /// The file.
+    File,
+    None,
 }
 
 /// How requests ended that the last process left.
@@ -548,8 +558,31 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::audit::{folder::Next, rejections::Rejections, tests};
+
+    #[test]
+    fn a_file_that_is_full_when_the_gateway_begins_to_stop_is_not_its_end() {
+        let folder = TempDir::new().unwrap();
+        let settings = tests::settings(folder.path());
+        let rejections = Rejections::new(None, Duration::ZERO, clock::instant());
+        let queue = Arc::new(Queue::new(settings.write_timeout, rejections));
+        let (mut writer, _durable) = Writer::open(&settings, Arc::clone(&queue), None).unwrap();
+        drop(queue.close());
+        writer.rotate();
+        writer.run();
+        let mut stops = Vec::new();
+        for file in Folder::new(folder.path()).files().unwrap() {
+            let mut lines = file.lines().unwrap();
+            while let Some(Next::Line(line)) = lines.next_line().unwrap() {
+                let stop = memchr::memmem::find(line, b"\"event\":\"stop\"").is_some();
+                stops.extend(stop.then_some(file.number));
+            }
+        }
+        assert_eq!(stops, [2]);
+    }
 
     #[test]
     fn a_clock_that_is_set_is_noticed_once_and_one_that_goes_is_not() {
