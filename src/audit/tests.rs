@@ -239,6 +239,30 @@ async fn a_file_that_ends_at_any_byte_is_gone_on_from_and_that_is_said() {
 }
 
 #[tokio::test]
+async fn what_is_set_aside_is_said_though_the_start_that_does_it_fails() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    close(open(&settings)).await;
+    let path = folder.path().join("audit-00000001.jsonl");
+    let whole = fs::read(&path).unwrap();
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"{\"v\":1,\"seq\":").unwrap();
+    // Twice it comes no further, for want of room, say.
+    for _ in 0..2 {
+        let recovered = recovery::recover(&settings, clock::now()).unwrap();
+        assert!(recovered.unwrap().gap.is_some());
+    }
+    close(open(&settings)).await;
+    let events = chain(folder.path());
+    let gaps = of_kind(&events, "audit_gap");
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0]["from_byte"], whole.len());
+    let names = fs::read_dir(folder.path()).unwrap().flatten();
+    let aside = names.filter(|file| file.path().to_string_lossy().contains("torn"));
+    assert_eq!(aside.count(), 1);
+}
+
+#[tokio::test]
 async fn requests_that_were_under_way_are_ended_though_their_intent_is_in_an_older_file() {
     let folder = TempDir::new().unwrap();
     let settings = AuditSettings {

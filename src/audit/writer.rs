@@ -118,7 +118,9 @@ impl Writer {
             .map_or((0, None, now), |r| (r.file, r.gap.clone(), r.last));
         let interrupted = recovered.as_ref().map(|r| r.open.iter().copied().collect());
         let key = Arc::clone(&settings.keys.current);
+        let mut cut = None;
         let chain = if let Some(r) = recovered {
+            cut = r.cut;
             Chain::new(r.node, key, r.state, r.open)
         } else {
             let node = settings.node.clone().unwrap_or_else(name_of_computer);
@@ -157,6 +159,10 @@ impl Writer {
         writer.backlog = ends_of(interrupted.unwrap_or_default(), now);
         let path = writer.folder.plain(number + 1);
         writer.begin_file().map_err(failed("write", &path))?;
+        if let Some(cut) = cut {
+            // What cannot be cut off is said not to count.
+            drop(cut.make());
+        }
         writer.keeper.closed(number);
         Ok((writer, receiver))
     }
