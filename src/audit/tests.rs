@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    chain::Mark,
+    chain::{Chain, Mark, State},
     folder::{Folder, Next},
     key::AuditKey,
     line::Line,
@@ -236,6 +236,20 @@ async fn a_file_that_ends_at_any_byte_is_gone_on_from_and_that_is_said() {
             .collect();
         assert_eq!(ended.len(), started);
     }
+}
+
+#[test]
+fn the_first_line_of_a_file_is_one_that_can_be_read_however_much_is_under_way() {
+    let folder = TempDir::new().unwrap();
+    let (key, node) = (AuditKey::derive(&[7; 32]), "gw-1".try_into().unwrap());
+    let state = State::first(&node, &key);
+    let open = (0..250_000).map(|_| RequestId::mint()).collect();
+    let mut bytes = Vec::new();
+    Chain::new(node, Arc::new(key), state, open).open_file(1, clock::now(), &mut bytes);
+    fs::write(folder.path().join("audit-00000001.jsonl"), &bytes).unwrap();
+    let files = Folder::new(folder.path()).files().unwrap();
+    let mut lines = files[0].lines().unwrap();
+    assert!(matches!(lines.next_line(), Ok(Some(Next::Line(_)))));
 }
 
 #[tokio::test]
