@@ -56,6 +56,8 @@ pub enum Mark {
     Opens(RequestId),
     /// It has ended.
     Closes(RequestId),
+    /// It has ended, and nothing of it went upstream.
+    Refuses(RequestId),
 }
 
 /// So many requests under way fit into a line, however many there are. Far fewer are; but where outcomes are
@@ -97,7 +99,7 @@ impl Chain {
             Mark::Opens(id) => {
                 self.open.insert(id);
             }
-            Mark::Closes(id) => {
+            Mark::Closes(id) | Mark::Refuses(id) => {
                 self.open.remove(&id);
             }
         }
