@@ -56,7 +56,13 @@ pub enum Mark {
     Opens(RequestId),
     /// It has ended.
     Closes(RequestId),
+    /// It has ended, and nothing of it went upstream.
+    Refuses(RequestId),
 }
+
+/// So many requests under way fit into a line, however many there are. Far fewer are; but where outcomes are
+/// lost, their requests stay open until the next start.
+const MOST_OPEN: usize = 200_000;
 
 impl Chain {
     pub(super) const fn new(
@@ -93,7 +99,7 @@ impl Chain {
             Mark::Opens(id) => {
                 self.open.insert(id);
             }
-            Mark::Closes(id) => {
+            Mark::Closes(id) | Mark::Refuses(id) => {
                 self.open.remove(&id);
             }
         }
@@ -145,7 +151,7 @@ impl Chain {
             key: self.key.id().to_string(),
             public_key: self.key.public(&self.node).to_string(),
             subtrees: self.state.tree.subtrees().to_vec(),
-            open: self.open.iter().copied().collect(),
+            open: self.open.iter().take(MOST_OPEN).copied().collect(),
         });
         self.keep(time, upkeep, out)
     }

@@ -59,7 +59,10 @@ impl Event for Intent<'_> {
 
 impl Event for Outcome<'_> {
     fn mark(&self) -> Mark {
-        Mark::Closes(self.request_id)
+        match self.attempts {
+            0 => Mark::Refuses(self.request_id),
+            _ => Mark::Closes(self.request_id),
+        }
     }
 }
 

@@ -92,6 +92,7 @@ impl Rounds {
     }
 
     fn round(&mut self, closed: &mpsc::Receiver<u64>) -> io::Result<()> {
+        let mut compressed = Ok(());
         for file in self.folder.files()? {
             // What is left for the next start does no harm.
             match closed.try_recv() {
@@ -100,10 +101,12 @@ impl Rounds {
                 Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
             }
             if file.number <= self.last_closed && !file.compressed {
-                compress(&file)?;
+                // One that cannot be read, or a disk without room for a copy, must not keep the others: what
+                // is to be removed makes room.
+                compressed = compressed.and(compress(&file));
             }
         }
-        self.remove_old()
+        self.remove_old().and(compressed)
     }
 
     fn remove_old(&self) -> io::Result<()> {

@@ -82,6 +82,9 @@ const LIMIT: usize = 8 * 1024 * 1024;
 /// Beyond this no rejection is taken: the rest is for what somebody is known to have done.
 const LIMIT_OF_REJECTIONS: usize = LIMIT / 2;
 
+/// Beyond this, while the disk fails, nothing is taken of requests of which nothing was sent.
+const LIMIT_OF_REFUSALS: usize = LIMIT / 2;
+
 impl Queue {
     pub(super) fn new(write_timeout: Duration, rejections: Rejections) -> Self {
         let inner = Inner {
@@ -182,7 +185,11 @@ impl Queue {
         if let Some(why) = inner.failing.filter(|_| begins && waits) {
             return Err(why);
         }
-        if inner.bytes.saturating_add(entry.cost()) > LIMIT {
+        // While the disk fails, each request that comes is refused: these must leave room for the ends of
+        // those that were sent.
+        let refuses = matches!(entry.mark, Mark::Refuses(_)) && inner.failing.is_some();
+        let limit = if refuses { LIMIT_OF_REFUSALS } else { LIMIT };
+        if inner.bytes.saturating_add(entry.cost()) > limit {
             return Err(inner.lose(AuditUnavailable::Full));
         }
         let failing = inner.failing.filter(|_| waits);
@@ -262,10 +269,6 @@ impl Queue {
         let mut inner = self.lock();
         inner.forget(given_up);
         inner.failing = Some(why);
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.lock().state == Phase::Closing
     }
 
     /// Ends it; the receiver is told when everything was written.
@@ -398,6 +401,20 @@ mod tests {
         queue.written(&work.entries, 0);
         assert_eq!(queue.health().available, Ok(()));
         assert_eq!(queue.health().waiting, 0);
+    }
+
+    #[test]
+    fn what_is_refused_while_the_disk_fails_leaves_room_for_the_ends_of_what_was_sent() {
+        let (queue, id) = (queue(), RequestId::mint());
+        let why = AuditUnavailable::Disk(std::io::ErrorKind::StorageFull);
+        queue.failed(why, &[]);
+        for _ in 0..20_000 {
+            push(&queue, Mark::Refuses(id), true).unwrap_err();
+        }
+        let lost = queue.health().lost;
+        // It is kept, though nobody is to wait for it.
+        assert_eq!(push(&queue, Mark::Closes(id), true), Err(why));
+        assert_eq!(queue.health().lost, lost);
     }
 
     #[test]

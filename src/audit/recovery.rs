@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -36,8 +36,25 @@ pub(super) struct Recovered {
     pub(super) file: u64,
     /// What was set aside.
     pub(super) gap: Option<Gap>,
+    /// Where the file is to be cut, once the chain says that what follows does not count.
+    pub(super) cut: Option<Cut>,
     /// When the last event was written.
     pub(super) last: Timestamp,
+}
+
+/// The end of a file that was set aside, and still stands in it.
+pub(super) struct Cut {
+    path: PathBuf,
+    from: u64,
+}
+
+impl Cut {
+    /// Cuts it off.
+    pub(super) fn make(&self) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        file.set_len(self.from)?;
+        file.sync_all()
+    }
 }
 
 /// Reads the last file of the folder; nothing where there is none.
@@ -49,12 +66,21 @@ pub(super) fn recover(
     let files = folder.files().map_err(failed("read", folder.path()))?;
     for file in files.iter().rev() {
         let Some(mut scan) = Scan::run(file, settings)? else {
+            is_as_written(file)?;
             // It was being begun when the process ended: nothing was recorded in it yet.
-            set_aside(file, 0, now).map_err(failed("set aside", &file.path))?;
+            set_aside(file, 0, &now.as_millisecond().to_string())
+                .and_then(|_| fs::remove_file(&file.path))
+                .and_then(|()| sync_folder_of(file))
+                .map_err(failed("set aside", &file.path))?;
             continue;
         };
+        if scan.bad.is_some() {
+            is_as_written(file)?;
+        }
         let gap = scan.bad.map(|from| {
-            let bytes = set_aside(file, from, now)?;
+            // The same name at each try, until a start has come so far as to cut it off.
+            let bytes = set_aside(file, from, &from.to_string())?;
+            sync_folder_of(file)?;
             Ok(Gap {
                 cause: "torn".into(),
                 file: Some(file.number),
@@ -73,6 +99,10 @@ pub(super) fn recover(
             open,
             file: file.number,
             gap,
+            cut: scan.bad.map(|from| Cut {
+                path: file.path.clone(),
+                from,
+            }),
             last: scan.last,
         }));
     }
@@ -84,25 +114,27 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenErro
     move |source| OpenError::Io { what, path, source }
 }
 
-/// Moves the end of a file, from this byte on, into a file of its own beside it; how many bytes that are.
-fn set_aside(file: &AuditFile, from: u64, now: Timestamp) -> io::Result<u64> {
+/// A compressed file was whole once, and places in its lines are none in it: it is not cut.
+fn is_as_written(file: &AuditFile) -> Result<(), OpenError> {
+    let no_chain = || OpenError::NoChain(file.path.clone());
+    (!file.compressed).then_some(()).ok_or_else(no_chain)
+}
+
+/// Copies the end of a file, from this byte on, into a file of its own beside it; how many bytes that are.
+fn set_aside(file: &AuditFile, from: u64, name: &str) -> io::Result<u64> {
     let stem = file.path.with_extension("");
-    let aside = format!("{}.torn-{}", stem.display(), now.as_millisecond());
-    let mut source = OpenOptions::new().read(true).write(true).open(&file.path)?;
+    let aside = format!("{}.torn-{name}", stem.display());
+    let mut source = File::open(&file.path)?;
     source.seek(SeekFrom::Start(from))?;
-    let mut copy = private().create_new(true).open(aside)?;
+    let mut copy = private().create(true).truncate(true).open(aside)?;
     let bytes = io::copy(&mut source, &mut copy)?;
     copy.sync_all()?;
-    if from == 0 {
-        fs::remove_file(&file.path)?;
-    } else {
-        source.set_len(from)?;
-        source.sync_all()?;
-    }
-    if let Some(folder) = file.path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
     Ok(bytes)
+}
+
+fn sync_folder_of(file: &AuditFile) -> io::Result<()> {
+    let folder = file.path.parent().map(File::open).transpose()?;
+    folder.map_or(Ok(()), |folder| folder.sync_all())
 }
 
 /// To write a file that only its owner reads.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    chain::Mark,
+    chain::{Chain, Mark, State},
     folder::{Folder, Next},
     key::AuditKey,
     line::Line,
@@ -225,6 +225,44 @@ async fn a_file_that_ends_at_any_byte_is_gone_on_from_and_that_is_said() {
     }
 }
 
+#[test]
+fn the_first_line_of_a_file_is_one_that_can_be_read_however_much_is_under_way() {
+    let folder = TempDir::new().unwrap();
+    let (key, node) = (AuditKey::derive(&[7; 32]), "gw-1".try_into().unwrap());
+    let state = State::first(&node, &key);
+    let open = (0..250_000).map(|_| RequestId::mint()).collect();
+    let mut bytes = Vec::new();
+    Chain::new(node, Arc::new(key), state, open).open_file(1, clock::now(), &mut bytes);
+    fs::write(folder.path().join("audit-00000001.jsonl"), &bytes).unwrap();
+    let files = Folder::new(folder.path()).files().unwrap();
+    let mut lines = files[0].lines().unwrap();
+    assert!(matches!(lines.next_line(), Ok(Some(Next::Line(_)))));
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_said_though_the_start_that_does_it_fails() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    close(open(&settings)).await;
+    let path = folder.path().join("audit-00000001.jsonl");
+    let whole = fs::read(&path).unwrap();
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"{\"v\":1,\"seq\":").unwrap();
+    // Twice it comes no further, for want of room, say.
+    for _ in 0..2 {
+        let recovered = recovery::recover(&settings, clock::now()).unwrap();
+        assert!(recovered.unwrap().gap.is_some());
+    }
+    close(open(&settings)).await;
+    let events = chain(folder.path());
+    let gaps = of_kind(&events, "audit_gap");
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0]["from_byte"], whole.len());
+    let names = fs::read_dir(folder.path()).unwrap().flatten();
+    let aside = names.filter(|file| file.path().to_string_lossy().contains("torn"));
+    assert_eq!(aside.count(), 1);
+}
+
 #[tokio::test]
 async fn requests_that_were_under_way_are_ended_though_their_intent_is_in_an_older_file() {
     let folder = TempDir::new().unwrap();
@@ -363,6 +401,50 @@ async fn rotation_loses_nothing_and_what_is_too_much_goes_after_that_was_said() 
     };
     let first = Line::parse(first).unwrap().seq;
     assert_eq!(removed, Some((files[0].number - 1, first - 1)));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_compressed_keeps_no_other_from_being_compressed_or_removed() {
+    let folder = TempDir::new().unwrap();
+    let settings = AuditSettings {
+        rotate_size: 4 * 1024,
+        keep_files: Some(5),
+        ..settings(folder.path())
+    };
+    // Where its copy would be written there is something else.
+    fs::create_dir(folder.path().join("audit-00000002.jsonl.zst.part")).unwrap();
+    let trail = open(&settings);
+    while trail.durable().borrow().file < 12 {
+        let id = RequestId::mint();
+        trail.record(&step("intent", id)).durable().await.unwrap();
+        trail.record(&step("outcome", id)).durable().await.unwrap();
+    }
+    close(trail).await;
+    let files = Folder::new(folder.path()).files().unwrap();
+    assert!(files.len() <= 6, "{files:?}");
+    assert!(files.iter().any(|file| file.compressed), "{files:?}");
+}
+
+#[tokio::test]
+async fn a_compressed_file_is_not_cut_where_it_is_the_last() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let trail = open(&settings);
+    let id = RequestId::mint();
+    trail.record(&step("intent", id)).durable().await.unwrap();
+    let plain = folder.path().join("audit-00000001.jsonl");
+    let whole = fs::read(&plain).unwrap();
+    close(trail).await;
+    fs::remove_file(&plain).unwrap();
+    let compressed = folder.path().join("audit-00000001.jsonl.zst");
+    // Half of its first line, and half of its last.
+    for length in [40, whole.len() - 40] {
+        let bytes = zstd::encode_all(&whole[..length], 3).unwrap();
+        fs::write(&compressed, &bytes).unwrap();
+        let refused = AuditTrail::open(&settings, None);
+        assert!(matches!(refused, Err(OpenError::NoChain(_))), "{length}");
+        assert_eq!(fs::read(&compressed).unwrap(), bytes);
+    }
 }
 
 #[tokio::test]

@@ -122,7 +122,9 @@ impl Writer {
             .map_or((0, None, now), |r| (r.file, r.gap.clone(), r.last));
         let interrupted = recovered.as_ref().map(|r| r.open.iter().copied().collect());
         let key = Arc::clone(&settings.keys.current);
+        let mut cut = None;
         let chain = if let Some(r) = recovered {
+            cut = r.cut;
             Chain::new(r.node, key, r.state, r.open)
         } else {
             let node = settings.node.clone().unwrap_or_else(name_of_computer);
@@ -161,6 +163,10 @@ impl Writer {
         writer.backlog = ends_of(interrupted.unwrap_or_default(), now);
         let path = writer.folder.plain(number + 1);
         writer.begin_file().map_err(failed("write", &path))?;
+        if let Some(cut) = cut {
+            // What cannot be cut off is said not to count.
+            drop(cut.make());
+        }
         writer.keeper.closed(number);
         Ok((writer, receiver))
     }
@@ -242,7 +248,7 @@ impl Writer {
         }
         let has_news = !self.backlog.is_empty() || self.lost > 0 || self.left_out > 0;
         if has_news || self.is_checkpoint_due() || work.last {
-            self.write(work.last);
+            self.write(if work.last { End::Chain } else { End::None });
         }
         if !work.last && self.is_rotation_due() {
             self.rotate();
@@ -250,19 +256,19 @@ impl Writer {
     }
 
     /// Writes what is there to write into the file that is open, and waits for the disk. With a checkpoint
-    /// behind it where that is due or the file `ends`.
-    fn write(&mut self, ends: bool) {
+    /// behind it where that is due or the file ends.
+    fn write(&mut self, end: End) {
         let before = self.chain.state().clone();
         self.buffer.clear();
         let positions = self.append();
-        if ends && self.queue.is_closing() {
+        if end == End::Chain {
             self.chain
                 .keep(clock::now(), Upkeep::Stop {}, &mut self.buffer);
         }
         let lines = self.chain.state().seq() - before.seq();
         let Some(file) = &mut self.file else { return };
         file.uncovered += lines;
-        let covers = ends
+        let covers = end != End::None
             || file.uncovered >= self.settings.checkpoint_events
             || file.is_due(self.settings.checkpoint_every);
         if covers {
@@ -422,7 +428,7 @@ impl Writer {
 
     /// Closes the file, with a checkpoint as its last line, and begins the next.
     fn rotate(&mut self) {
-        self.write(true);
+        self.write(End::File);
         let Some(old) = self.file.take() else {
             return;
         };
@@ -460,6 +466,16 @@ impl Writer {
                 .keep(now, Upkeep::ClockStep { ms }, &mut self.buffer);
         }
     }
+}
+
+/// What ends with what is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All of it: the gateway has nothing more to write.
+    Chain,
+    /// The file.
+    File,
+    None,
 }
 
 /// How requests ended that the last process left.
@@ -552,8 +568,31 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::audit::{folder::Next, rejections::Rejections, tests};
+
+    #[test]
+    fn a_file_that_is_full_when_the_gateway_begins_to_stop_is_not_its_end() {
+        let folder = TempDir::new().unwrap();
+        let settings = tests::settings(folder.path());
+        let rejections = Rejections::new(None, Duration::ZERO, clock::instant());
+        let queue = Arc::new(Queue::new(settings.write_timeout, rejections));
+        let (mut writer, _durable) = Writer::open(&settings, Arc::clone(&queue), None).unwrap();
+        drop(queue.close());
+        writer.rotate();
+        writer.run();
+        let mut stops = Vec::new();
+        for file in Folder::new(folder.path()).files().unwrap() {
+            let mut lines = file.lines().unwrap();
+            while let Some(Next::Line(line)) = lines.next_line().unwrap() {
+                let stop = memchr::memmem::find(line, b"\"event\":\"stop\"").is_some();
+                stops.extend(stop.then_some(file.number));
+            }
+        }
+        assert_eq!(stops, [2]);
+    }
 
     #[test]
     fn a_clock_that_is_set_is_noticed_once_and_one_that_goes_is_not() {

@@ -69,6 +69,8 @@ pub(super) struct Judge<'a> {
     tree: Option<Tree>,
     holes: Vec<Hole>,
     removed: Option<Removed>,
+    /// What a line says of removed files that no signed root vouches for yet.
+    unsigned_removal: Option<Removed>,
     /// Tails that were passed over, with the first line of each.
     passed_over: BTreeMap<u64, Place>,
     open: BTreeSet<RequestId>,
@@ -135,6 +137,7 @@ impl<'a> Judge<'a> {
             tree: Some(Tree::default()),
             holes: Vec::new(),
             removed: None,
+            unsigned_removal: None,
             passed_over: BTreeMap::new(),
             open: BTreeSet::new(),
         }

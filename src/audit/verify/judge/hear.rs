@@ -24,8 +24,12 @@ impl Judge<'_> {
                         Kind::Upkeep,
                         "says that lines were removed that come after it",
                     );
-                } else {
+                } else if matches!(self.trust, Trust::Keys(_)) {
                     self.removed = Some(removed);
+                } else {
+                    // Anybody may have written it who can write: files are missing until a root over it is
+                    // signed.
+                    self.unsigned_removal = Some(removed);
                 }
             }
             Upkeep::Other
@@ -148,6 +152,7 @@ impl Judge<'_> {
                 self.find(Kind::Unvouched, what);
             }
             self.check_tree(line, signed.subtrees);
+            self.removed = self.unsigned_removal.take().or(self.removed.take());
         }
         let counts = &mut self.draft.counts;
         counts.checkpoints += 1;

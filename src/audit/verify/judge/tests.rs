@@ -484,6 +484,27 @@ fn removed_files_are_missed_only_beyond_what_the_chain_says() {
 }
 
 #[test]
+fn a_removal_that_nobody_signed_is_not_believed_by_the_public_key_alone() {
+    let mut files = chain();
+    let lines = files.files[..2].iter().flatten();
+    let through_seq = lines.filter(|byte| **byte == b'\n').count();
+    let removed = Removed {
+        through_file: 2,
+        through_seq: u64::try_from(through_seq).unwrap(),
+        cause: "age".into(),
+    };
+    // By somebody who has the folder and no key, behind the last checkpoint.
+    files.change_key(3);
+    files.keep(Upkeep::FilesRemoved(removed));
+    let mut left = files.numbered();
+    left.remove(&1);
+    left.remove(&2);
+    let report = judge(&left, &public(&[1, 2]), None);
+    assert_eq!(kinds(&report), [Kind::MissingFiles], "{report:?}");
+    assert_eq!(report.completeness, Verdict::Broken);
+}
+
+#[test]
 fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
     let mut files = Files::begin("gw-1", 1);
     files.open();
