@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     mem,
     os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::Duration,
@@ -109,11 +109,7 @@ impl Writer {
             let path = path.clone();
             move |source| OpenError::Io { what, path, source }
         };
-        let mut folder = fs::DirBuilder::new();
-        let folder = folder.recursive(true).mode(0o700);
-        folder
-            .create(&settings.folder)
-            .map_err(failed("create", &settings.folder))?;
+        make(&settings.folder).map_err(failed("create", &settings.folder))?;
         let lock = lock(settings)?;
         let (now, instant) = (clock::now(), clock::instant());
         let recovered = recover(settings, now)?;
@@ -490,6 +486,12 @@ fn ends_of(interrupted: Vec<RequestId>, now: Timestamp) -> Vec<Entry> {
         }
     };
     interrupted.into_iter().map(end).collect()
+}
+
+/// Makes a folder where there is none, for its owner alone.
+fn make(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder)
 }
 
 /// A new file with this content, of which the folder knows for certain.

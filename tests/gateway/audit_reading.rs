@@ -194,6 +194,20 @@ pub fn id(event: &Value) -> String {
 /// The request ids of the lines that a command printed.
 fn found(ended: &Ended) -> Vec<String> {
     assert!(ended.status.success(), "{ended:?}");
+    printed(ended)
+}
+
+/// The same where the command had not all keys of the trail, and says so.
+fn found_in_part(ended: &Ended) -> Vec<String> {
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended.err.contains("lines under keys that were not given"),
+        "{ended:?}"
+    );
+    printed(ended)
+}
+
+fn printed(ended: &Ended) -> Vec<String> {
     let lines = ended
         .out
         .lines()
@@ -300,7 +314,7 @@ async fn find_lists_exactly_the_customers_events_over_tenants_spellings_keys_and
         "audit", "find", &files, "--email", ann, "--tenant", "other", "--key", &old, "--json",
     ];
     assert_eq!(
-        found(&run(&arguments, &[]).await),
+        found_in_part(&run(&arguments, &[]).await),
         ids(&[&cut_off, &closing])
     );
 
@@ -358,7 +372,7 @@ async fn find_lists_the_events_with_an_image_on_either_side_under_any_key() {
     let arguments = [
         "audit", "find", &files, "--image", &path, "--key", &old, "--json",
     ];
-    assert_eq!(found(&run(&arguments, &[]).await), ids(&[&before]));
+    assert_eq!(found_in_part(&run(&arguments, &[]).await), ids(&[&before]));
 }
 
 #[tokio::test]
@@ -376,6 +390,22 @@ async fn find_refuses_what_it_cannot_look_for_and_says_when_files_cannot_be_read
         let ended = place.audit(arguments).await;
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     }
+    // With a key that is none of the trail's nobody is found, and that is no answer.
+    let other = place.folder.path().join("state.key").display().to_string();
+    let folder = place.folder.path().join("audit").display().to_string();
+    let arguments = [
+        "audit",
+        "find",
+        "--json",
+        "--email",
+        "a@example.com",
+        "--tenant",
+        "demo",
+        "--key",
+        &other,
+        &folder,
+    ];
+    assert_eq!(found_in_part(&run(&arguments, &[]).await), [""; 0]);
     let compressed = zstd_of(&vec![b'x'; 100_000]);
     let broken = place.folder.path().join("audit/audit-00000002.jsonl.zst");
     fs::write(broken, &compressed[..compressed.len() / 2]).unwrap();
@@ -829,7 +859,10 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
             "reason": "unknown_key", "http_status": 401, "left_out": 3}),
         json!({"phase": "outcome", "request_id": id, "decision": "forward", "code": "unknown",
             "reason": "interrupted"}),
-        event("answer_withheld", json!({"request_id": id, "http_status": 503})),
+        event(
+            "answer_withheld",
+            json!({"request_id": id, "http_status": 503}),
+        ),
         event("clock_step", json!({"ms": -3_600_000})),
         event("rejections_left_out", json!({"count": 7})),
         event(

@@ -24,9 +24,10 @@ use super::{
 };
 use crate::{
     audit::{
+        chain::{Kept, Upkeep},
         digest::ImageDigest,
-        folder::AuditFile,
-        key::AuditKey,
+        folder::{AuditFile, Next},
+        key::{AuditKey, KeyId},
         search::{self, Item, Person, Role, What, scan},
     },
     cli::{CommandError, complain, usage::tenant},
@@ -79,7 +80,12 @@ pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
     } else {
         Some(Config::load_with_env(&args.config)?)
     };
-    let mut person = person(args, config.as_ref())?;
+    let keys = match args.request_id {
+        // A request's id is no pseudonym.
+        Some(_) => None,
+        None => Some(keys(args, config.as_ref())?),
+    };
+    let mut person = person(args, config.as_ref(), keys.as_deref().unwrap_or_default())?;
     let mut paths = args.paths.clone();
     if let (true, Some(config)) = (paths.is_empty(), &config) {
         paths.push(config.audit.folder.clone());
@@ -92,6 +98,7 @@ pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
     let mut search = Search {
         table: on_stdout(),
         json: args.json,
+        keys: keys.map(|keys| keys.iter().map(|key| key.id()).collect()),
         tally: Tally::default(),
     };
     unless_closed(search.run(&chains, &mut person))?;
@@ -99,13 +106,16 @@ pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
 }
 
 /// Who is looked for.
-fn person(args: &FindArgs, config: Option<&Config>) -> Result<Person, CommandError> {
+fn person(
+    args: &FindArgs,
+    config: Option<&Config>,
+    keys: &[Arc<AuditKey>],
+) -> Result<Person, CommandError> {
     if let Some(id) = args.request_id {
         return Ok(Person::of_request(id));
     }
-    let keys = keys(args, config)?;
     if let Some(path) = &args.image {
-        let images = Person::new(Role::Image, digests(path, &keys)?);
+        let images = Person::new(Role::Image, digests(path, keys)?);
         return Ok(match &args.tenant {
             Some(tenant) => images.of_tenant(tenant),
             None => images,
@@ -211,6 +221,8 @@ fn tenants(
 struct Search {
     table: Table<io::Stdout>,
     json: bool,
+    /// Those by which the person was looked for; none where no key is needed.
+    keys: Option<Vec<KeyId>>,
     tally: Tally,
 }
 
@@ -225,6 +237,8 @@ struct Tally {
     lines: u64,
     strays: u64,
     unreadable: u64,
+    /// How many lines were written under each key that was not given.
+    unknown: BTreeMap<String, u64>,
 }
 
 /// What is counted of an event.
@@ -285,6 +299,11 @@ impl Search {
             })?;
             self.tally.files += 1;
             self.tally.lines += lines;
+            if let (Some(keys), Some(id)) = (&self.keys, key_of(file))
+                && !keys.contains(&id)
+            {
+                *self.tally.unknown.entry(id.to_string()).or_default() += lines;
+            }
         }
         Ok(())
     }
@@ -302,6 +321,19 @@ impl Search {
         }
         Ok(())
     }
+}
+
+/// Under which key a file was written, as its first line says.
+fn key_of(file: &AuditFile) -> Option<KeyId> {
+    let mut lines = file.lines().ok()?;
+    let Some(Next::Line(first)) = lines.next_line().ok()? else {
+        return None;
+    };
+    let kept: Kept = serde_json::from_slice(first).ok()?;
+    let Upkeep::FileOpened(opened) = kept.upkeep else {
+        return None;
+    };
+    KeyId::parse(&opened.key)
 }
 
 fn time_of(item: &Item) -> Option<Timestamp> {
@@ -363,6 +395,17 @@ impl Tally {
             return Err(CommandError::Operator(format!(
                 "files that could not be read to their end: {}; there may be more events than these",
                 self.unreadable
+            )));
+        }
+        if !self.unknown.is_empty() {
+            let unknown = self.unknown.iter();
+            let unknown: Vec<_> = unknown
+                .map(|(id, lines)| format!("{id}: {lines}"))
+                .collect();
+            return Err(CommandError::Operator(format!(
+                "lines under keys that were not given, in which nobody can be found ({}): name these keys in \
+                 `audit.old_keys`, or by --key FILE",
+                unknown.join(", ")
             )));
         }
         Ok(())
