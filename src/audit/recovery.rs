@@ -80,6 +80,11 @@ pub(super) fn recover(
         let gap = scan.bad.map(|from| {
             // The same name at each try, until a start has come so far as to cut it off.
             let bytes = set_aside(file, from, &from.to_string())?;
+            tracing::error!(
+                audit.file = file.number, from_byte = from, bytes,
+                "the end of the last audit file is not as it was written; it was set aside: a crash, or somebody \
+                 who changed it (compare with the second place, or a published head)"
+            );
             sync_folder_of(file)?;
             Ok(Gap {
                 cause: "torn".into(),
