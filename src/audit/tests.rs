@@ -69,6 +69,15 @@ async fn close(trail: AuditTrail) {
     assert!(trail.close(Duration::from_secs(30)).await);
 }
 
+/// Records requests until the file of this number is written to.
+async fn write_until_file(trail: &AuditTrail, number: u64) {
+    while trail.durable().borrow().file < number {
+        let id = RequestId::mint();
+        trail.record(&step("intent", id)).durable().await.unwrap();
+        trail.record(&step("outcome", id)).durable().await.unwrap();
+    }
+}
+
 /// All lines of the chain, after each was found to follow from the one before, with numbers of files and
 /// checkpoints as they must be.
 fn chain(folder: &Path) -> Vec<Value> {
@@ -272,11 +281,7 @@ async fn requests_that_were_under_way_are_ended_though_their_intent_is_in_an_old
     };
     let (trail, lost) = (open(&settings), RequestId::mint());
     trail.record(&step("intent", lost)).durable().await.unwrap();
-    while trail.durable().borrow().file < 4 {
-        let id = RequestId::mint();
-        trail.record(&step("intent", id)).durable().await.unwrap();
-        trail.record(&step("outcome", id)).durable().await.unwrap();
-    }
+    write_until_file(&trail, 4).await;
     close(trail).await;
     close(open(&settings)).await;
     let events = chain(folder.path());
@@ -371,11 +376,7 @@ async fn rotation_loses_nothing_and_what_is_too_much_goes_after_that_was_said() 
         ..settings(folder.path())
     };
     let trail = open(&settings);
-    while trail.durable().borrow().file < 12 {
-        let id = RequestId::mint();
-        trail.record(&step("intent", id)).durable().await.unwrap();
-        trail.record(&step("outcome", id)).durable().await.unwrap();
-    }
+    write_until_file(&trail, 12).await;
     close(trail).await;
     let files = Folder::new(folder.path()).files().unwrap();
     assert!(files.len() <= 6, "{files:?}");
@@ -414,11 +415,7 @@ async fn a_file_that_cannot_be_compressed_keeps_no_other_from_being_compressed_o
     // Where its copy would be written there is something else.
     fs::create_dir(folder.path().join("audit-00000002.jsonl.zst.part")).unwrap();
     let trail = open(&settings);
-    while trail.durable().borrow().file < 12 {
-        let id = RequestId::mint();
-        trail.record(&step("intent", id)).durable().await.unwrap();
-        trail.record(&step("outcome", id)).durable().await.unwrap();
-    }
+    write_until_file(&trail, 12).await;
     close(trail).await;
     let files = Folder::new(folder.path()).files().unwrap();
     assert!(files.len() <= 6, "{files:?}");
