@@ -1,7 +1,7 @@
 //! The audit trail: what was done with people's data, on disk before it is done, in a chain that a
 //! stranger can check.
 //!
-//! An [`event`] becomes a [`line`] of this node's [`chain`], which one thread writes to numbered files of a
+//! An [`event`] becomes a [`mod@line`] of this node's [`chain`], which one thread writes to numbered files of a
 //! [`folder`]. Who has to know that an event is on disk waits for what [`AuditTrail::record`] returned.
 //!
 //! Invariant: an event whose [`Filed::durable`] was answered `Ok` with a position is on disk, and stays
