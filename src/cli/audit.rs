@@ -97,8 +97,8 @@ impl Source {
     }
 }
 
-/// No key, head, proof or checkpoint is larger.
-const LARGEST: u64 = 16 * 1024 * 1024;
+/// No key or proof is larger, and the heads of five days are not either.
+const LARGEST: u64 = 64 * 1024 * 1024;
 
 fn read(path: &Path) -> Result<String, CommandError> {
     let refuse = |why: String| CommandError::Usage(format!("{}: {why}", path.display()));

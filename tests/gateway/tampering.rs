@@ -283,7 +283,8 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
     let size = published.lines().nth(1).unwrap();
     let forged = published.replacen(&format!("\n{size}\n"), "\n7\n", 1);
     fs::write(world.at("forged"), forged).unwrap();
-    let forged = world.at("forged");
+    fs::write(world.at("garbage"), format!("{published}and so on\n")).unwrap();
+    let (forged, garbage) = (world.at("forged"), world.at("garbage"));
     for (path, more, told) in [
         ("chain", vec![], "--public-key KEY"),
         ("nowhere", vec!["--key", &key], "cannot read"),
@@ -298,7 +299,12 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
         (
             "chain",
             vec!["--key", &key, "--head", &public],
-            "is no checkpoint",
+            "public: line 1 is no head",
+        ),
+        (
+            "chain",
+            vec!["--key", &key, "--head", &garbage],
+            "garbage: line 6 is no head",
         ),
         (
             "chain",
@@ -311,6 +317,47 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
         assert!(ended.err.contains(told), "{told} is not in {}", ended.err);
         assert_eq!(ended.out, "");
     }
+}
+
+#[tokio::test]
+async fn every_head_in_a_file_is_compared_however_it_was_published() {
+    let world = World::new().await;
+    let key = world.at("key");
+    let published = |line: &str| line.contains("\"event\":\"checkpoint\"");
+    let checkpoints = |folder: &str| -> Vec<String> {
+        let text = |number| fs::read_to_string(path(Path::new(&world.at(folder)), number)).unwrap();
+        let text: String = (1..=4).map(text).collect();
+        let lines = text.lines().filter(|line| published(line));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    // What was shipped, what `verify` printed for people, and what its report has.
+    let told = world.verify("chain", &["--key", &key]).await.out;
+    let (_, printed) = told.split_once("next time):\n").unwrap();
+    let note = fs::read_to_string(world.at("head")).unwrap();
+    let shipped = checkpoints("chain");
+    let all = format!("{}\n{printed}\n{note}", shipped.concat());
+    fs::write(world.at("heads"), &all).unwrap();
+    // The key made these, too, in another history.
+    write(&world.folder.path().join("other"), &SECRET).await;
+    let other = checkpoints("other");
+    fs::write(world.at("others"), format!("{all}{}", other[3])).unwrap();
+    let (heads, others) = (world.at("heads"), world.at("others"));
+    let ended = world
+        .verify("chain", &["--key", &key, "--head", &heads])
+        .await;
+    assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+    let count = shipped.len() + 2;
+    let compared = format!("heads         {count} of {count} compared");
+    assert!(ended.out.contains(&compared), "{}", ended.out);
+    let ended = world
+        .verify("chain", &["--key", &key, "--head", &others])
+        .await;
+    assert_eq!(ended.status.code(), Some(1), "{} {}", ended.out, ended.err);
+    let line = format!(
+        "(line {} of its file): the history was",
+        all.lines().count() + 1
+    );
+    assert!(ended.out.contains(&line), "{line}: {}", ended.out);
 }
 
 #[tokio::test]

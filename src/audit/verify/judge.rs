@@ -6,6 +6,7 @@
 //! that lists its subtrees.
 
 mod end;
+mod heads;
 mod hear;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,11 @@ use std::{
     sync::Arc,
 };
 
-use super::report::{About, Counts, Draft, Kind, Means, Place, Report};
+use self::heads::Heads;
+use super::{
+    PublishedHead,
+    report::{About, Counts, Draft, Kind, Means, Place, Report},
+};
 use crate::{
     audit::{
         chain::{Gap, Kept, Opened, Removed, Signed, Upkeep},
@@ -47,10 +52,7 @@ const MOST_HOLES: usize = 4096;
 
 pub(super) struct Judge<'a> {
     trust: &'a Trust,
-    /// A published head.
-    head: Option<&'a Checkpoint>,
-    /// The root at the head's size, once the lines got there.
-    root_at_head: Option<Hash>,
+    heads: Heads<'a>,
     cuts: &'a Cuts,
     draft: Draft,
     /// The line that is judged.
@@ -116,15 +118,14 @@ struct Hole {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(trust: &'a Trust, head: Option<&'a Checkpoint>, cuts: &'a Cuts) -> Self {
+    pub(super) fn new(trust: &'a Trust, heads: &'a [PublishedHead], cuts: &'a Cuts) -> Self {
         let node = match trust {
             Trust::Keys(_) => None,
             Trust::Public(keys) => keys.first().map(|key| key.node().to_string()),
         };
         Self {
             trust,
-            head,
-            root_at_head: None,
+            heads: Heads::new(heads),
             cuts,
             draft: Draft::default(),
             at: Place::default(),
@@ -222,7 +223,7 @@ impl<'a> Judge<'a> {
             let what = "nobody knows how many lines there were behind what could be read";
             self.draft.find(Kind::Missing, place, what);
         }
-        self.settle_head();
+        self.settle_heads();
         self.settle_signatures();
         let under_way = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
         if let Some(id) = self.open.first() {
@@ -297,7 +298,7 @@ impl Judge<'_> {
         if let Some(tree) = &mut self.tree {
             tree.push(line.leaf());
         }
-        self.look_at_head();
+        self.look_at_heads();
         let counts = &mut self.draft.counts;
         if counts.first_seq.is_none() {
             counts.first_seq = Some(line.seq);
@@ -308,14 +309,6 @@ impl Judge<'_> {
             let last = counts.last_time.get_or_insert_default();
             last.clear();
             last.push_str(time);
-        }
-    }
-
-    fn look_at_head(&mut self) {
-        if let (Some(head), Some(tree)) = (self.head, &self.tree)
-            && head.size == tree.size()
-        {
-            self.root_at_head = Some(tree.root());
         }
     }
 

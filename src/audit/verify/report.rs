@@ -153,6 +153,8 @@ pub enum Kind {
     Unexplained,
     /// A line does not name the MAC of the one before.
     Unlinked,
+    /// A published head could not be compared with the chain.
+    Uncompared,
     /// A file is written with a key that was not given.
     UnknownKey,
     /// A file cannot be read or decompressed to its end.
@@ -167,7 +169,9 @@ impl Kind {
     /// Which verdict it is against.
     pub const fn against(self) -> Question {
         match self {
-            Self::Missing | Self::MissingFiles | Self::Truncated => Question::Completeness,
+            Self::Missing | Self::MissingFiles | Self::Truncated | Self::Uncompared => {
+                Question::Completeness
+            }
             Self::Changed
             | Self::Disordered
             | Self::Doubled
@@ -219,7 +223,7 @@ pub enum About {
     HalfLine,
     /// Lines that no signature covers yet.
     Unsigned,
-    /// What a head would tell, or could not.
+    /// What a head would tell, or tells no more.
     Head,
 }
 
@@ -251,6 +255,10 @@ pub struct Counts {
     pub signed_through: Option<u64>,
     /// Events that are lost, as the chain itself says.
     pub lost: u64,
+    /// Published heads that were given.
+    pub heads: u64,
+    /// Of these, how many could be compared with the chain.
+    pub heads_compared: u64,
 }
 
 /// A report that is being made.

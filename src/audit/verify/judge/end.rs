@@ -1,6 +1,6 @@
-//! What can be judged at the end of a file, or of all of them: what is missing for good, and what a head says.
+//! What can be judged at the end of a file, or of all of them: what is missing for good, and what no signature covers.
 
-use super::{About, Judge, Kind, Place, Trust};
+use super::{About, Judge, Kind, Trust};
 
 /// What is passed over, and what hangs over the end of a file.
 impl Judge<'_> {
@@ -79,57 +79,6 @@ impl Judge<'_> {
             };
             hole.place.seq = Some(hole.from);
             self.draft.find(kind, hole.place, what);
-        }
-    }
-
-    /// What the published head says of the whole.
-    pub(super) fn settle_head(&mut self) {
-        let Some(head) = self.head else {
-            return self.draft.note(About::Head, 1, || {
-                "no published head was given (--head), so nothing shows whether the newest lines, or the newest \
-                 files, were cut off whole"
-                    .to_owned()
-            });
-        };
-        let end = self.last.as_ref().map_or(0, |last| last.seq);
-        let place = Place {
-            seq: Some(head.size),
-            ..self.at.clone()
-        };
-        if self
-            .node
-            .as_deref()
-            .is_some_and(|node| node != head.node.as_str())
-        {
-            let what = format!("the published head is of node {}", head.node);
-            return self.draft.find(Kind::Rewritten, place, what);
-        }
-        if head.size > end {
-            let what = format!(
-                "the published head has {} lines and the chain ends with line {end}: what came after it was \
-                 cut off",
-                head.size
-            );
-            let seq = Some(end + 1);
-            return self
-                .draft
-                .find(Kind::Truncated, Place { seq, ..place }, what);
-        }
-        match self.root_at_head {
-            Some(root) if root == head.root => {}
-            Some(_) => {
-                let what = format!(
-                    "the first {} lines are not those of the published head: the history was rewritten",
-                    head.size
-                );
-                self.draft.find(Kind::Rewritten, place, what);
-            }
-            None => self.draft.note(About::Head, 1, || {
-                format!(
-                    "the published head ({} lines) could not be compared: its lines are not all there",
-                    head.size
-                )
-            }),
         }
     }
 

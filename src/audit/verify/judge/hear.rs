@@ -108,7 +108,7 @@ impl Judge<'_> {
             );
         }
         self.tree = listed;
-        self.look_at_head();
+        self.look_at_heads();
     }
 
     /// Between which lines something was changed, where a root shows it.

@@ -114,6 +114,16 @@ fn chain() -> Files {
 }
 
 fn judge(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, head: Option<&Checkpoint>) -> Report {
+    let heads: Vec<_> = head.into_iter().cloned().collect();
+    judge_with(files, trust, &heads)
+}
+
+fn judge_with(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, heads: &[Checkpoint]) -> Report {
+    let published = |(line, checkpoint): (usize, &Checkpoint)| PublishedHead {
+        line,
+        checkpoint: checkpoint.clone(),
+    };
+    let heads: Vec<_> = (1..).zip(heads).map(published).collect();
     let lines = |bytes: &[u8]| -> Vec<Vec<u8>> {
         bytes
             .split_inclusive(|byte| *byte == b'\n')
@@ -126,7 +136,7 @@ fn judge(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, head: Option<&Checkpoint
             cuts.extend(cut_of(*number, line.trim_ascii_end()));
         }
     }
-    let mut judge = Judge::new(trust, head, &cuts);
+    let mut judge = Judge::new(trust, &heads, &cuts);
     for (number, bytes) in files {
         judge.begin(*number, &format!("{number}"), false);
         for line in lines(bytes) {
@@ -423,6 +433,100 @@ fn a_chain_that_was_rewritten_or_rolled_back_is_not_the_published_one() {
     }
     let report = judge(&old, &keys(&[1, 2]), None);
     assert!(report.is_whole() && note(&report, About::Head).is_some());
+}
+
+/// The heads after each of the files.
+fn heads(files: &Files) -> Vec<Checkpoint> {
+    let node = files.chain.node();
+    let mut tree = Tree::default();
+    let mut head = |file: &Vec<u8>| {
+        let lines = file.split_inclusive(|byte| *byte == b'\n');
+        lines.for_each(|line| tree.push(Hash::of_leaf(line.trim_ascii_end())));
+        Checkpoint {
+            node: node.clone(),
+            size: tree.size(),
+            root: tree.root(),
+        }
+    };
+    files.files.iter().map(&mut head).collect()
+}
+
+#[test]
+fn every_published_head_is_compared_and_the_first_that_differs_is_located() {
+    let files = chain();
+    let (mut all, heads) = (files.numbered(), heads(&files));
+    for trust in [keys(&[1, 2]), public(&[1, 2])] {
+        let judge = |heads: &[Checkpoint]| judge_with(&all, &trust, heads);
+        let report = judge(&heads);
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!((report.counts.heads, report.counts.heads_compared), (5, 5));
+        for wrong in 0..5 {
+            let (mut heads, place) = (heads.clone(), u64::try_from(wrong).unwrap() + 1);
+            heads[wrong].root = Hash::of_leaf(b"another");
+            heads.rotate_left(2);
+            let report = judge(&heads);
+            assert_eq!(kinds(&report), [Kind::Rewritten], "{report:?}");
+            let found = &first(&report).place;
+            assert_eq!(
+                (found.number, found.seq),
+                (place, Some(heads[(wrong + 3) % 5].size))
+            );
+            let lines = all[&place].split(|byte| *byte == b'\n').count() - 1;
+            assert_eq!(found.line, u64::try_from(lines).unwrap());
+            let line = format!("line {} of its file", (wrong + 3) % 5 + 1);
+            assert!(first(&report).what.contains(&line), "{report:?}");
+        }
+    }
+    all.remove(&5);
+    all.remove(&4);
+    let report = judge_with(&all, &keys(&[1, 2]), &heads);
+    assert_eq!(kinds(&report), [Kind::Truncated], "{report:?}");
+    assert_eq!(first(&report).place.seq, Some(heads[2].size + 1));
+    let told = format!("(line 5 of its file) has {} lines", heads[4].size);
+    assert!(first(&report).what.contains(&told), "{report:?}");
+}
+
+#[test]
+fn a_head_that_is_of_another_node_or_cannot_be_compared_is_no_good_end() {
+    let mut files = chain();
+    let old = heads(&files);
+    let mut other = files.head();
+    other.node = "gw-2".try_into().unwrap();
+    let report = judge(&files.numbered(), &keys(&[1, 2]), Some(&other));
+    assert_eq!(kinds(&report), [Kind::Foreign], "{report:?}");
+    let told = "the published head is of node gw-2, the chain is of node gw-1";
+    assert!(first(&report).what.contains(told), "{report:?}");
+    assert_eq!(report.counts.heads_compared, 0);
+    let through_seq = old[1].size;
+    files.keep(Upkeep::FilesRemoved(Removed {
+        through_file: 2,
+        through_seq,
+        cause: "age".into(),
+    }));
+    files.checkpoint();
+    let mut left = files.numbered();
+    left.remove(&1);
+    left.remove(&2);
+    let newest = files.head();
+    for trust in [keys(&[1, 2]), public(&[1, 2])] {
+        let judge = |heads: &[Checkpoint]| judge_with(&left, &trust, heads);
+        // The first file that is left says which tree it follows.
+        assert!(judge(&old[1..]).is_whole());
+        let report = judge(&old[..1]);
+        assert_eq!(kinds(&report), [Kind::Uncompared], "{report:?}");
+        assert_eq!(report.completeness, Verdict::Broken);
+        assert_eq!((report.counts.heads, report.counts.heads_compared), (1, 0));
+        let report = judge(&[newest.clone(), old[0].clone()]);
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!(note(&report, About::Head), Some(1));
+        assert_eq!((report.counts.heads, report.counts.heads_compared), (2, 1));
+    }
+    // A newer one says nothing of lines that nobody removed.
+    left.remove(&3);
+    let mut lost = old[2].clone();
+    lost.size -= 1;
+    let report = judge_with(&left, &keys(&[1, 2]), &[lost, newest]);
+    assert!(kinds(&report).contains(&Kind::Uncompared), "{report:?}");
 }
 
 #[test]
