@@ -145,6 +145,8 @@ pub enum Kind {
     Rewritten,
     /// A checkpoint or the first line of a file does not fit the lines before it.
     Root,
+    /// Whole lines were set aside when the gateway started, because they were not as they had been written.
+    SetAside,
     /// A checkpoint is not signed by the key.
     Signature,
     /// There is less than the published head says.
@@ -169,9 +171,11 @@ impl Kind {
     /// Which verdict it is against.
     pub const fn against(self) -> Question {
         match self {
-            Self::Missing | Self::MissingFiles | Self::Truncated | Self::Uncompared => {
-                Question::Completeness
-            }
+            Self::Missing
+            | Self::MissingFiles
+            | Self::SetAside
+            | Self::Truncated
+            | Self::Uncompared => Question::Completeness,
             Self::Changed
             | Self::Disordered
             | Self::Doubled

@@ -5,6 +5,9 @@ use super::{
     Signed, Tree, Trust, Upkeep,
 };
 
+/// The cause of a gap that somebody made who changed a file.
+const DAMAGED: &str = "damaged";
+
 /// What lines say about the chain itself.
 impl Judge<'_> {
     pub(super) fn hear(&mut self, line: &Line<'_>, kept: Kept) {
@@ -55,6 +58,15 @@ impl Judge<'_> {
             self.passed_over.remove(&file);
         }
         let bytes = gap.bytes.unwrap_or(0);
+        if gap.cause == DAMAGED {
+            let from = gap.from_byte.unwrap_or(0);
+            let what = format!(
+                "{bytes} bytes of file {file}, from byte {from} on, were set aside when the gateway started, with at \
+                 least one whole line among them: no crash leaves that. Compare their copy (audit-{file:08}.torn-{from}) \
+                 with the second place, or the chain with a published head"
+            );
+            return self.find(Kind::SetAside, what);
+        }
         self.draft.note(About::SetAside, bytes, || {
             format!(
                 "bytes at the end of a file were set aside, as recorded at {place} ({})",

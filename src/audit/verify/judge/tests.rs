@@ -664,6 +664,35 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
 }
 
 #[test]
+fn whole_lines_that_a_start_set_aside_are_missing_and_half_a_line_is_not() {
+    for (cause, kind) in [("torn", None), ("damaged", Some(Kind::SetAside))] {
+        let mut files = chain();
+        files.open();
+        files.keep(Upkeep::AuditGap(Gap {
+            cause: cause.into(),
+            file: Some(5),
+            from_byte: Some(u64::try_from(files.files[4].len()).unwrap()),
+            bytes: Some(4711),
+            lost: None,
+        }));
+        files.requests(3);
+        for report in both(&files.numbered(), &files.head()) {
+            assert_eq!(kinds(&report), Vec::from_iter(kind), "{report:?}");
+            assert_eq!(report.integrity, Verdict::Ok);
+            assert_eq!(report.is_whole(), kind.is_none());
+            assert_eq!(note(&report, About::SetAside).is_some(), kind.is_none());
+            let Some(found) = report.findings.first() else {
+                continue;
+            };
+            let copy = format!("(audit-00000005.torn-{})", files.files[4].len());
+            assert!(found.what.contains(&copy), "{found:?}");
+            assert!(found.what.starts_with("4711 bytes of file 5,"), "{found:?}");
+            assert_eq!((found.place.number, found.place.line), (6, 2));
+        }
+    }
+}
+
+#[test]
 fn a_chain_that_is_being_written_ends_where_it_ends() {
     let mut files = chain();
     let id = RequestId::mint();
