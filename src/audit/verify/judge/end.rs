@@ -1,6 +1,6 @@
 //! What can be judged at the end of a file, or of all of them: what is missing for good, and what no signature covers.
 
-use super::{About, Judge, Kind, Trust};
+use super::{About, Hole, Judge, Kind, Trust};
 
 /// What is passed over, and what hangs over the end of a file.
 impl Judge<'_> {
@@ -41,17 +41,7 @@ impl Judge<'_> {
     /// Which holes are those of files that were removed, and which are damage.
     pub(super) fn settle_holes(&mut self) {
         for mut hole in std::mem::take(&mut self.holes) {
-            if let (Some(removed), Some((_, last))) = (&self.removed, hole.files)
-                && last <= removed.through_file
-            {
-                let (file, seq) = (removed.through_file, removed.through_seq);
-                let count = seq.min(hole.to) + 1 - hole.from.min(seq + 1);
-                self.draft.note(About::Removed, count, || {
-                    format!("events were removed with their files, up to file {file} and seq {seq}, as the chain says")
-                });
-                hole.from = hole.from.max(seq + 1);
-                hole.files = None;
-            }
+            self.settle_removed(&mut hole);
             if hole.to < hole.from + hole.doubtful {
                 continue;
             }
@@ -80,6 +70,23 @@ impl Judge<'_> {
             hole.place.seq = Some(hole.from);
             self.draft.find(kind, hole.place, what);
         }
+    }
+
+    /// Takes off a hole what was removed with its files, which only a hole of whole files begins with.
+    fn settle_removed(&mut self, hole: &mut Hole) {
+        let (Some(removed), Some((first, last))) = (&self.removed, hole.files) else {
+            return;
+        };
+        let (file, seq) = (removed.through_file, removed.through_seq);
+        if first > file || hole.from > seq {
+            return;
+        }
+        let count = seq.min(hole.to) + 1 - hole.from;
+        self.draft.note(About::Removed, count, || {
+            format!("events were removed with their files, up to file {file} and seq {seq}, as the chain says")
+        });
+        hole.from = seq + 1;
+        hole.files = (last > file).then_some((file + 1, last));
     }
 
     /// What signatures say of the end.

@@ -573,7 +573,11 @@ fn removed_files_are_missed_only_beyond_what_the_chain_says() {
     further.remove(&3);
     for report in both(&further, &head) {
         let found = first(&report);
-        assert_eq!(found.place.seq, Some(1), "{report:?}");
+        assert_eq!(kinds(&report)[0], Kind::MissingFiles);
+        // What the chain says is a note, and only what it does not say is missing.
+        assert_eq!(found.place.seq, Some(through + 1), "{report:?}");
+        assert!(found.what.starts_with("file 3 is missing"), "{report:?}");
+        assert_eq!(note(&report, About::Removed), Some(through));
         assert_eq!(report.completeness, Verdict::Broken);
     }
     let line_break = left[&3].iter().position(|byte| *byte == b'\n').unwrap();
