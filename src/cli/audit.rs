@@ -22,7 +22,7 @@ use crate::{
         key::{AuditKey, AuditKeys},
         note::PublicKey,
     },
-    config::{Config, secret},
+    config::{Config, mistake::Mistakes, secret},
     files,
 };
 
@@ -83,7 +83,11 @@ impl Source {
         if self.config.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Config::load_with_env(&self.config)?))
+        // 1 says that something is wrong with the trail.
+        let refuse = |mistakes: Mistakes| CommandError::Usage(mistakes.to_string());
+        Config::load_with_env(&self.config)
+            .map_err(refuse)
+            .map(Some)
     }
 
     fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>, CommandError> {

@@ -472,7 +472,28 @@ async fn the_public_key_is_that_of_the_chains_node_and_a_configuration_is_enough
     let before = run(&public_key, &variables).await;
     assert_eq!(before.status.code(), Some(2), "{}", before.out);
     assert!(before.err.contains("audit.node"), "{}", before.err);
-    write(&chain, &secret).await;
+    let outcomes = write(&chain, &secret).await;
+    // A slip in the configuration says nothing of the trail.
+    let slip = [variables[0], ("DCAMS_GATEWAY__AUDIT__DURABILITY", "much")];
+    let id = outcomes[0].0.to_string();
+    let (out, prove) = (
+        folder.path().join("no/proof").display().to_string(),
+        ["audit", "prove", "--request-id", &id],
+    );
+    for (command, more, variables, told) in [
+        (
+            &["audit", "verify"][..],
+            &[][..],
+            &slip[..],
+            "audit.durability",
+        ),
+        (&prove, &[], &slip, "audit.durability"),
+        (&prove, &["--out", &out], &variables, "cannot write"),
+    ] {
+        let ended = run(&[command, &["--config", &config], more].concat(), variables).await;
+        assert_eq!(ended.status.code(), Some(2), "{command:?}: {}", ended.err);
+        assert!(ended.err.contains(told), "{told} is not in {}", ended.err);
+    }
     let told = run(&public_key, &variables).await;
     let expected = keys(&secret).current.public(&node()).to_string();
     assert_eq!(told.out.trim(), expected, "{}", told.err);

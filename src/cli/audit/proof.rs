@@ -55,7 +55,7 @@ pub(super) fn prove(args: &ProveArgs) -> Result<(), CommandError> {
     let Some(out) = &args.out else {
         return say(&text);
     };
-    let failed = CommandError::io(format!("cannot write {}", out.display()));
+    let failed = |error| CommandError::Usage(format!("cannot write {}: {error}", out.display()));
     fs::write(out, text + "\n").map_err(failed)?;
     complain(&format!(
         "{} holds {} events; check it with: dcams-gateway audit check-proof {} --public-key KEY",

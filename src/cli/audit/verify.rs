@@ -80,13 +80,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CommandError> {
 
 impl From<VerifyError> for CommandError {
     fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::Ambiguous { .. }
-            | VerifyError::Io { .. }
-            | VerifyError::NoAuditFile { .. }
-            | VerifyError::Nothing { .. } => Self::Usage(error.to_string()),
-            VerifyError::Vanishing => Self::Audit(error.to_string()),
-        }
+        // Nothing was verified.
+        Self::Usage(error.to_string())
     }
 }
 
