@@ -291,7 +291,7 @@ impl Draft {
 
     pub(super) fn note(&mut self, about: About, count: u64, what: impl FnOnce() -> String) {
         let note = self.notes.entry(about).or_insert_with(|| (0, what()));
-        note.0 += count;
+        note.0 = note.0.saturating_add(count);
     }
 
     pub(super) fn finish(mut self, checked_with: Means, node: Option<String>) -> Report {

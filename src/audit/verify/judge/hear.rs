@@ -45,7 +45,9 @@ impl Judge<'_> {
     fn hear_gap(&mut self, gap: &Gap) {
         let place = self.at.to_string();
         if let Some(lost) = gap.lost.filter(|lost| *lost > 0) {
-            self.draft.counts.lost += lost;
+            // A line that only its chain vouches for may say any number.
+            let lost_so_far = &mut self.draft.counts.lost;
+            *lost_so_far = lost_so_far.saturating_add(lost);
             self.draft.note(About::Lost, lost, || {
                 format!("events are lost, as the gateway itself recorded, first at {place}")
             });

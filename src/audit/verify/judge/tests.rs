@@ -668,6 +668,30 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
 }
 
 #[test]
+fn numbers_that_anybody_may_have_written_add_up_to_no_overflow() {
+    let mut files = chain();
+    files.open();
+    for _ in 0..2 {
+        files.keep(Upkeep::AuditGap(Gap {
+            cause: "torn".into(),
+            lost: Some(u64::MAX),
+            file: Some(u64::MAX),
+            from_byte: Some(u64::MAX),
+            bytes: Some(u64::MAX),
+        }));
+    }
+    files.requests(3);
+    let mut all = files.numbered();
+    let last = all.remove(&6).unwrap();
+    all.insert(u64::MAX, last);
+    for report in both(&all, &files.head()) {
+        assert_eq!(report.counts.lost, u64::MAX);
+        assert_eq!(note(&report, About::SetAside), Some(u64::MAX));
+        assert_eq!(kinds(&report), [Kind::Misnamed], "{report:?}");
+    }
+}
+
+#[test]
 fn whole_lines_that_a_start_set_aside_are_missing_and_half_a_line_is_not() {
     for (cause, kind) in [("torn", None), ("damaged", Some(Kind::SetAside))] {
         let mut files = chain();
