@@ -241,8 +241,8 @@ async fn whatever_was_done_to_the_files_is_found_and_named() {
                     fs::copy(path(&other, number), path(folder, number)).unwrap();
                 }
             }),
-            "audit-00000001.jsonl:1 (seq 1): the file says that it is written with the key",
-            "audit-00000001.jsonl:1 (seq 1): the file says that it is signed with another public key",
+            "damaged: audit-00000001.jsonl:1 (seq 1): none of the given keys",
+            "damaged: audit-00000001.jsonl:1 (seq 1): none of the given public keys",
         ),
         (
             Box::new(move |folder| compress(folder, true)),

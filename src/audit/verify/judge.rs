@@ -8,6 +8,7 @@
 mod end;
 mod heads;
 mod hear;
+mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use self::heads::Heads;
+use self::{heads::Heads, keys::Keys};
 use super::{
     PublishedHead,
     report::{About, Counts, Draft, Kind, Means, Place, Report},
@@ -53,6 +54,7 @@ const MOST_HOLES: usize = 4096;
 pub(super) struct Judge<'a> {
     trust: &'a Trust,
     heads: Heads<'a>,
+    keys: Keys,
     cuts: &'a Cuts,
     draft: Draft,
     /// The line that is judged.
@@ -92,7 +94,9 @@ struct Last {
 struct FileState {
     compressed: bool,
     key: Option<Arc<AuditKey>>,
-    /// Written with a key that nobody gave: its MACs say nothing.
+    /// By whom its checkpoints are signed, as it says, where only public keys are believed.
+    public: Option<PublicKey>,
+    /// Written with a key that nobody gave: its MACs and signatures say nothing.
     unchecked: bool,
     /// Its first line has been judged.
     begun: bool,
@@ -126,6 +130,7 @@ impl<'a> Judge<'a> {
         Self {
             trust,
             heads: Heads::new(heads),
+            keys: Keys::default(),
             cuts,
             draft: Draft::default(),
             at: Place::default(),
@@ -223,6 +228,7 @@ impl<'a> Judge<'a> {
             let what = "nobody knows how many lines there were behind what could be read";
             self.draft.find(Kind::Missing, place, what);
         }
+        self.settle_keys();
         self.settle_heads();
         self.settle_signatures();
         let under_way = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
@@ -332,15 +338,7 @@ impl Judge<'_> {
             && KeyId::parse(&opened.key).is_none_or(|id| keys.find(id).is_none())
         {
             self.at.seq = Some(line.seq);
-            let known: Vec<String> = keys.all().map(|key| key.id().to_string()).collect();
-            let what = format!(
-                "the file says that it is written with the key {}, which was not given (given: {}): either it \
-                 was written by somebody else, or that key is missing in audit.old_keys",
-                opened.key.escape_debug(),
-                known.join(", ")
-            );
-            self.find(Kind::UnknownKey, what);
-            self.file.unchecked = true;
+            self.meet_unknown(&opened.key);
         }
         self.file.unchecked
     }

@@ -141,6 +141,8 @@ pub enum Kind {
     Missing,
     /// Files are missing.
     MissingFiles,
+    /// A file is written with a key again that another had replaced.
+    RetiredKey,
     /// The published head is of another history.
     Rewritten,
     /// A checkpoint or the first line of a file does not fit the lines before it.
@@ -183,6 +185,7 @@ impl Kind {
             | Self::Headless
             | Self::Malformed
             | Self::Misnamed
+            | Self::RetiredKey
             | Self::Rewritten
             | Self::Root
             | Self::Signature

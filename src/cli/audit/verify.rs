@@ -25,7 +25,7 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     source: Source,
     /// A file with an audit.key, instead of those of the configuration; more than one after a change of
-    /// keys, the newest last
+    /// keys, in any order
     #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
     key: Vec<PathBuf>,
     /// Verify with the public key alone: the key as `audit public-key` prints it, or a file of such keys

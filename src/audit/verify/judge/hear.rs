@@ -81,14 +81,12 @@ impl Judge<'_> {
         match self.trust {
             Trust::Keys(_) => self.check_key(line, &opened),
             Trust::Public(keys) => {
-                let given = |key: &PublicKey| key.to_string() == opened.public_key;
-                if !keys.iter().any(given) {
-                    let what = format!(
-                        "the file says that it is signed with another public key, {}: either the chain was \
-                         written by somebody else, or audit.key was changed here and both keys must be given",
-                        opened.public_key.escape_debug()
-                    );
-                    self.find(Kind::UnknownKey, what);
+                let named = |key: &&PublicKey| key.to_string() == opened.public_key;
+                self.file.public = keys.iter().find(named).cloned();
+                if self.file.public.is_some() {
+                    self.meet_known(&opened.public_key);
+                } else {
+                    self.meet_unknown(&opened.public_key);
                 }
             }
         }
@@ -104,11 +102,12 @@ impl Judge<'_> {
         };
         if key.id().to_string() != opened.key || key.public(&node).to_string() != opened.public_key
         {
-            self.find(
+            return self.find(
                 Kind::UnknownKey,
                 "names another key than the one it is written with",
             );
         }
+        self.meet_known(&opened.public_key);
     }
 
     /// Compares the tree that a line lists with the one that the lines before it make, or goes on with it
@@ -142,12 +141,15 @@ impl Judge<'_> {
             size: signed.size,
             root: signed.root,
         };
+        if self.file.unchecked {
+            return self.check_tree(line, signed.subtrees);
+        }
         let signer = self.signers(&checkpoint.node).into_iter();
         let signer = signer.filter(|key| key.made(&signed.signature, &checkpoint));
         let Some(signer) = signer.last() else {
             let what = match self.trust {
                 Trust::Keys(_) => "the checkpoint is not signed by the key of its file",
-                Trust::Public(_) => "the checkpoint is not signed by the public key that was given",
+                Trust::Public(_) => "the checkpoint is not signed by the public key of its file",
             };
             self.find(Kind::Signature, what);
             return self.check_tree(line, signed.subtrees);
@@ -179,7 +181,10 @@ impl Judge<'_> {
         match (self.trust, &self.file.key) {
             (Trust::Keys(_), Some(key)) => vec![key.public(node)],
             (Trust::Keys(keys), None) => keys.all().map(|key| key.public(node)).collect(),
-            (Trust::Public(keys), _) => keys.clone(),
+            (Trust::Public(keys), _) => match &self.file.public {
+                Some(key) => vec![key.clone()],
+                None => keys.clone(),
+            },
         }
     }
 }

@@ -415,8 +415,13 @@ fn a_chain_that_was_rewritten_or_rolled_back_is_not_the_published_one() {
         assert!(kinds(&report).contains(&Kind::Rewritten), "{report:?}");
         assert_eq!(report.integrity, Verdict::Broken);
     }
-    let [_, by_key] = both(&forged.numbered(), &head);
-    assert!(kinds(&by_key).contains(&Kind::Signature));
+    // In the name of the key, and with another.
+    let mut named = Files::begin("gw-1", 1);
+    named.open();
+    named.change_key(9);
+    named.checkpoint();
+    let report = judge(&named.numbered(), &public(&[1, 2]), None);
+    assert_eq!(first(&report).kind, Kind::Signature, "{report:?}");
     // By who has the key.
     let mut rewritten = Files::begin("gw-1", 1);
     for _ in 0..5 {
@@ -530,17 +535,64 @@ fn a_head_that_is_of_another_node_or_cannot_be_compared_is_no_good_end() {
 }
 
 #[test]
-fn a_key_that_was_not_given_is_said_to_be_missing() {
+fn a_key_that_was_not_given_is_said_once_and_first_where_none_of_the_given_ones_is_right() {
     let files = chain();
+    let text = |trust: &Trust, secret: u8| match trust {
+        Trust::Keys(_) => key(secret).id().to_string(),
+        Trust::Public(_) => key(secret).public(files.chain.node()).to_string(),
+    };
     for trust in [keys(&[2]), public(&[2])] {
         let report = judge(&files.numbered(), &trust, None);
+        assert_eq!(kinds(&report), [Kind::UnknownKey], "{report:?}");
         let found = first(&report);
-        assert_eq!((found.kind, found.place.number), (Kind::UnknownKey, 1));
-        let named = match trust {
-            Trust::Keys(_) => key(1).id().to_string(),
-            Trust::Public(_) => key(1).public(files.chain.node()).to_string(),
-        };
-        assert!(found.what.contains(&named), "{found:?}");
+        assert_eq!((found.place.number, found.place.line), (1, 1));
+        assert!(found.what.starts_with("the file says"), "{found:?}");
+        assert!(found.what.contains(&text(&trust, 1)), "{found:?}");
+        assert_eq!(note(&report, About::Unsigned), Some(1));
+    }
+    for trust in [keys(&[3, 4]), public(&[3, 4])] {
+        let report = judge(&files.numbered(), &trust, None);
+        assert_eq!(kinds(&report), [Kind::UnknownKey; 2], "{report:?}");
+        for (found, secret) in report.findings.iter().zip([1, 2]) {
+            assert!(found.what.starts_with("none of the given"), "{found:?}");
+            assert!(found.what.contains(&text(&trust, secret)), "{found:?}");
+        }
+        assert_eq!(note(&report, About::Unsigned), None);
+    }
+}
+
+#[test]
+fn a_key_that_was_replaced_does_not_come_back() {
+    for (secrets, retired) in [
+        (&[1, 1, 2, 2, 3][..], vec![]),
+        (&[1, 2, 1], vec![3]),
+        (&[1, 2, 3, 1, 1, 2], vec![4, 6]),
+    ] {
+        let mut files = Files::begin("gw-1", 1);
+        for secret in secrets {
+            files.change_key(*secret);
+            files.open();
+            files.requests(3);
+        }
+        // In whatever order they are given.
+        for all in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
+            for trust in [keys(&all), public(&all)] {
+                let report = judge(&files.numbered(), &trust, Some(&files.head()));
+                let places = report.findings.iter().map(|found| found.place.number);
+                assert_eq!(places.collect::<Vec<_>>(), retired, "{report:?}");
+                assert!(kinds(&report).iter().all(|kind| *kind == Kind::RetiredKey));
+                assert_eq!(report.integrity == Verdict::Ok, retired.is_empty());
+            }
+        }
+    }
+    // Nor in the name of the one that is in use.
+    let mut files = chain();
+    files.open();
+    files.change_key(1);
+    files.requests(1);
+    for report in both(&files.numbered(), &files.head()) {
+        assert_eq!(report.integrity, Verdict::Broken, "{report:?}");
+        assert_eq!(first(&report).place.number, 6);
     }
 }
 
