@@ -26,7 +26,7 @@ pub struct Report {
     /// How much there was.
     pub counts: Counts,
     /// The last checkpoint that was found good, as a signed note: what to publish, and to give to the next
-    /// verification as its head.
+    /// verification as its head. None where the chain is damaged, or ends before a head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
 }
@@ -310,8 +310,11 @@ impl Draft {
         };
         let further = self.seen.iter().filter(|(_, seen)| **seen > SHOWN);
         let note = |(about, (count, what))| Note { about, count, what };
+        let integrity = verdict(Question::Integrity);
+        // What is damaged, or ends before a head that was published, has none to publish.
+        let good = integrity == Verdict::Ok && !self.seen.contains_key(&Kind::Truncated);
         Report {
-            integrity: verdict(Question::Integrity),
+            integrity,
             completeness: verdict(Question::Completeness),
             checked_with,
             node,
@@ -319,7 +322,7 @@ impl Draft {
             findings: self.findings,
             notes: self.notes.into_iter().map(note).collect(),
             counts: self.counts,
-            head: self.head,
+            head: self.head.filter(|_| good),
         }
     }
 }

@@ -335,6 +335,13 @@ fn one_wound_is_one_finding() {
     assert_eq!(report(&double), [Kind::Doubled]);
     let break_in_two = |lines: &mut Vec<(u64, Vec<u8>)>| lines[at].1[60] = b'\n';
     assert_eq!(report(&break_in_two), [Kind::Malformed, Kind::Malformed]);
+    // Nobody is to publish what such a chain ends with.
+    let mut lines = original.clone();
+    edit(&mut lines);
+    assert_eq!(
+        both(&of_lines(&lines), &head).map(|report| report.head),
+        [None, None]
+    );
     // Two that are far apart are two.
     let twice = |lines: &mut Vec<(u64, Vec<u8>)>| {
         lines[at].1[60] ^= 1;
@@ -435,6 +442,7 @@ fn a_chain_that_was_rewritten_or_rolled_back_is_not_the_published_one() {
     let old: BTreeMap<_, _> = files.numbered().into_iter().take(3).collect();
     for report in both(&old, &head) {
         assert_eq!(kinds(&report), [Kind::Truncated], "{report:?}");
+        assert_eq!(report.head, None);
     }
     let report = judge(&old, &keys(&[1, 2]), None);
     assert!(report.is_whole() && note(&report, About::Head).is_some());
