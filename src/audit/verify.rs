@@ -111,6 +111,11 @@ fn attempt(
 ) -> Result<Report, Broken> {
     let cuts = cuts_of(files)?;
     let mut judge = Judge::new(trust, heads, &cuts);
+    for file in files {
+        if let Some(other) = walk::beside(file) {
+            judge.left_over(&other);
+        }
+    }
     walk(files, |block| {
         match block {
             Block::Begin {

@@ -187,6 +187,18 @@ async fn whatever_was_done_to_the_files_is_found_and_named() {
     for ended in world.damaged(|folder| compress(folder, false)).await {
         assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
         assert!(ended.out.contains("integrity     ok") && ended.out.contains("completeness  ok"));
+        assert!(!ended.out.contains("beside"), "{}", ended.out);
+    }
+    let both = |folder: &Path| {
+        let plain = fs::read(path(folder, 2)).unwrap();
+        compress(folder, true);
+        fs::write(path(folder, 2), plain).unwrap();
+    };
+    for ended in world.damaged(both).await {
+        assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+        let beside =
+            format!("compressed files beside plain ones: 1; {second}.zst first, which was");
+        assert!(ended.out.contains(&beside), "{}", ended.out);
     }
     // What was done; what is said of it with the MACs, and with the public key alone.
     let table: [(Damage, &str, &str); 10] = [

@@ -210,6 +210,13 @@ impl<'a> Judge<'a> {
         self.tree = None;
     }
 
+    /// Both forms of a file are there, and this one is not looked at.
+    pub(super) fn left_over(&mut self, name: &str) {
+        self.draft.note(About::LeftOver, 1, || {
+            format!("{name} first, which was not looked at: it is being written just now, or was left over")
+        });
+    }
+
     /// How much there was so far.
     pub(super) const fn counts(&self) -> &Counts {
         &self.draft.counts
@@ -235,8 +242,8 @@ impl<'a> Judge<'a> {
         if let Some(id) = self.open.first() {
             self.draft.note(About::UnderWay, under_way, || {
                 format!(
-                    "requests with an intent and no outcome at the end, {id} first: they are under way, or \
-                     were when the process was killed; the next start closes those"
+                    "with an intent and no outcome at the end, {id} first: they are under way, or were when the \
+                     process was killed; the next start closes those"
                 )
             });
         }

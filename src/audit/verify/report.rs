@@ -206,7 +206,7 @@ pub struct Note {
     pub about: About,
     /// How often, or how many events or requests.
     pub count: u64,
-    /// In words, the first of them.
+    /// In words, with the first of them.
     pub what: String,
 }
 
@@ -222,7 +222,7 @@ pub enum About {
     ClockSteps,
     /// Files that were removed, as the chain says.
     Removed,
-    /// Files that ought to have been removed.
+    /// Compressed files that are there as plain ones, too.
     LeftOver,
     /// Requests under way.
     UnderWay,
@@ -230,8 +230,28 @@ pub enum About {
     HalfLine,
     /// Lines that no signature covers yet.
     Unsigned,
-    /// What a head would tell, or tells no more.
+    /// What a head would tell.
     Head,
+    /// Heads whose lines were removed since.
+    OldHeads,
+}
+
+impl About {
+    /// What is counted, if that is told.
+    const fn counted(self) -> Option<&'static str> {
+        match self {
+            Self::Lost => Some("lost events"),
+            Self::SetAside => Some("bytes that do not count"),
+            Self::ClockSteps => Some("steps of the clock"),
+            Self::Removed => Some("removed events"),
+            Self::LeftOver => Some("compressed files beside plain ones"),
+            Self::UnderWay => Some("requests under way"),
+            Self::HalfLine => Some("bytes of half a line"),
+            Self::Unsigned => Some("lines behind the last checkpoint"),
+            Self::Head => None,
+            Self::OldHeads => Some("heads that were not compared"),
+        }
+    }
 }
 
 /// How much was verified.
@@ -309,7 +329,14 @@ impl Draft {
             }
         };
         let further = self.seen.iter().filter(|(_, seen)| **seen > SHOWN);
-        let note = |(about, (count, what))| Note { about, count, what };
+        let note = |(about, (count, what)): (About, (u64, String))| Note {
+            about,
+            count,
+            what: match about.counted() {
+                Some(counted) => format!("{counted}: {count}; {what}"),
+                None => what,
+            },
+        };
         let integrity = verdict(Question::Integrity);
         // What is damaged, or ends before a head that was published, has none to publish.
         let good = integrity == Verdict::Ok && !self.seen.contains_key(&Kind::Truncated);

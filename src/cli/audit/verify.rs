@@ -13,7 +13,7 @@ use crate::{
     audit::verify::{
         Trust, VerifyError,
         heads::{PublishedHead, read_heads},
-        report::{About, Counts, Finding, Means, Note, Question, Report},
+        report::{Counts, Finding, Means, Note, Question, Report},
         verify,
     },
     cli::{CommandError, say},
@@ -116,7 +116,7 @@ fn summary(report: &Report, took: Duration) -> Vec<String> {
         format!("node          {}", text(&report.node)),
         format!("checked with  {with}"),
         format!(
-            "events        {} in {} files, {} bytes, seq {} to {}, {} to {}",
+            "events        {} (files: {}, bytes: {}), seq {} to {}, {} to {}",
             counts.events,
             counts.files,
             counts.bytes,
@@ -146,16 +146,7 @@ fn summary(report: &Report, took: Duration) -> Vec<String> {
         let kind = kind.as_str().unwrap_or_default().to_owned();
         lines.push(format!("              and {count} more of {kind}"));
     }
-    let note = |note: &Note| {
-        // One about heads is that there is none, or how many.
-        let counted = note.about != About::Head || counts.heads > 0;
-        let count = if counted {
-            format!("{} ", note.count)
-        } else {
-            String::new()
-        };
-        format!("note: {count}{}", note.what)
-    };
+    let note = |note: &Note| format!("note: {}", note.what);
     lines.extend(report.notes.iter().map(note));
     if let Some(head) = &report.head {
         lines.push("head (publish it, and give it to --head next time):".to_owned());
@@ -182,7 +173,7 @@ fn reach(report: &Report) -> String {
 fn losses(counts: &Counts) -> String {
     match counts.lost {
         0 => String::new(),
-        lost => format!(", but {lost} events were lost, and the chain says so"),
+        lost => format!(", but events were lost ({lost}), and the chain says so"),
     }
 }
 

@@ -15,7 +15,7 @@ impl Judge<'_> {
         let first = self.passed_over.entry(place.number).or_insert(place);
         let place = first.to_string();
         self.draft.note(About::SetAside, bytes, || {
-            format!("bytes at the end of a file do not count, as the chain says: from {place}")
+            format!("at the end of a file, as the chain says: from {place}")
         });
     }
 
@@ -27,7 +27,7 @@ impl Judge<'_> {
         if at_the_end && !self.file.compressed {
             return self.draft.note(About::HalfLine, bytes, || {
                 format!(
-                    "bytes of half a line end the last file, at {place}: it is being written, or the process \
+                    "at the end of the last file, at {place}: it is being written, or the process \
                      was killed and the next start sets it aside"
                 )
             });
@@ -83,7 +83,7 @@ impl Judge<'_> {
         }
         let count = seq.min(hole.to) + 1 - hole.from;
         self.draft.note(About::Removed, count, || {
-            format!("events were removed with their files, up to file {file} and seq {seq}, as the chain says")
+            format!("with their files, up to file {file} and seq {seq}, as the chain says")
         });
         hole.from = seq + 1;
         hole.files = (last > file).then_some((file + 1, last));
@@ -109,10 +109,7 @@ impl Judge<'_> {
                 Trust::Public(_) => "the public key alone cannot tell whether they are genuine",
             };
             self.draft.note(About::Unsigned, end - signed, || {
-                format!(
-                    "lines after the last checkpoint, from seq {}: {by}",
-                    signed + 1
-                )
+                format!("from seq {}: {by}", signed + 1)
             });
         }
     }

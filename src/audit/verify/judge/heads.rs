@@ -129,8 +129,8 @@ impl<'a> Judge<'a> {
             .unknown
             .partition_point(|head| head.checkpoint.size <= past);
         if past > 0 {
-            self.draft.note(About::Head, count(past), || {
-                "heads that were not compared, since their lines were removed with their files; a newer one was"
+            self.draft.note(About::OldHeads, count(past), || {
+                "their lines were removed with their files, and a newer head was compared"
                     .to_owned()
             });
         }

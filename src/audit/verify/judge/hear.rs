@@ -17,7 +17,7 @@ impl Judge<'_> {
             Upkeep::ClockStep { ms } => {
                 let place = self.at.to_string();
                 self.draft.note(About::ClockSteps, 1, || {
-                    format!("times jump where the clock was set, first by {ms} ms at {place}")
+                    format!("the first by {ms} ms, at {place}")
                 });
             }
             Upkeep::FileOpened(opened) => self.hear_opened(line, opened),
@@ -49,7 +49,7 @@ impl Judge<'_> {
             let lost_so_far = &mut self.draft.counts.lost;
             *lost_so_far = lost_so_far.saturating_add(lost);
             self.draft.note(About::Lost, lost, || {
-                format!("events are lost, as the gateway itself recorded, first at {place}")
+                format!("as the gateway itself recorded, first at {place}")
             });
         }
         let Some(file) = gap.file else {
@@ -69,9 +69,12 @@ impl Judge<'_> {
             );
             return self.find(Kind::SetAside, what);
         }
+        if bytes == 0 {
+            return;
+        }
         self.draft.note(About::SetAside, bytes, || {
             format!(
-                "bytes at the end of a file were set aside, as recorded at {place} ({})",
+                "at the end of a file, as recorded at {place} ({})",
                 gap.cause.escape_debug()
             )
         });

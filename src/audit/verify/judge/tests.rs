@@ -531,7 +531,7 @@ fn a_head_that_is_of_another_node_or_cannot_be_compared_is_no_good_end() {
         assert_eq!((report.counts.heads, report.counts.heads_compared), (1, 0));
         let report = judge(&[newest.clone(), old[0].clone()]);
         assert!(report.is_whole(), "{report:?}");
-        assert_eq!(note(&report, About::Head), Some(1));
+        assert_eq!(note(&report, About::OldHeads), Some(1));
         assert_eq!((report.counts.heads, report.counts.heads_compared), (2, 1));
     }
     // A newer one says nothing of lines that nobody removed.
@@ -697,12 +697,15 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
     let head = files.head();
     for bytes in [failed.clone(), failed[..certain].to_vec()] {
         let mut all = files.numbered();
-        all.insert(1, bytes);
+        all.insert(1, bytes.clone());
         for report in both(&all, &head) {
             assert!(report.is_whole(), "{report:?}");
             assert_eq!(note(&report, About::Lost), Some(17));
             assert_eq!(report.counts.lost, 17);
-            assert!(note(&report, About::SetAside).is_some());
+            // Nothing is said of what is not there.
+            let beyond = u64::try_from(bytes.len() - certain).unwrap();
+            assert_eq!(note(&report, About::SetAside).unwrap_or(0), beyond);
+            assert_eq!(note(&report, About::SetAside).is_some(), beyond > 0);
         }
     }
     // A gap is believed when a good line says it.
