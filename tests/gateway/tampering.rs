@@ -409,6 +409,19 @@ async fn an_event_is_proved_to_who_has_the_public_key_alone() {
     }
     let text = fs::read_to_string(&proof).unwrap();
     let of_proof: Value = serde_json::from_str(&text).unwrap();
+    // One of the two alone is proved as well as both.
+    for (left, untold) in [("/events/1", false), ("/events/0", true)] {
+        let mut one = of_proof.clone();
+        let left = one.pointer(left).unwrap().clone();
+        one["events"] = Value::Array(vec![left]);
+        fs::write(&proof, one.to_string()).unwrap();
+        let check = ["audit", "check-proof", &proof, "--public-key", &public];
+        let ended = run(&check, &[]).await;
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
+        let id = world.outcomes.last().unwrap().0;
+        let told = format!("not proved: how request {id} ended; its outcome");
+        assert_eq!(ended.out.contains(&told), untold, "{}", ended.out);
+    }
     let mut changes = Vec::new();
     for (pointer, value) in [
         ("/events/0/index", Value::from(3)),
@@ -451,13 +464,33 @@ async fn an_event_is_proved_to_who_has_the_public_key_alone() {
         "{}",
         ended.err
     );
-    // The last request, whose checkpoint has not been made.
+    // A request under way: what there is of it is proved.
+    let begin = |seq: u64, text: &str| text.find(&format!("{{\"v\":1,\"seq\":{seq},")).unwrap();
     let last = path(Path::new(&chain), 4);
     let text = fs::read_to_string(&last).unwrap();
+    let covered = |(_, position): &&(RequestId, Position)| {
+        text.find(&format!(
+            "\"seq\":{},\"node\":\"gw-1\",\"time\"",
+            position.seq
+        ))
+        .is_some()
+            && text[begin(position.seq - 1, &text)..begin(position.seq, &text)]
+                .contains("checkpoint")
+    };
+    let (id, position) = world.outcomes.iter().find(covered).unwrap();
+    fs::write(&last, &text[..begin(position.seq, &text)]).unwrap();
+    let prove = ["audit", "prove", &chain, "--request-id", &id.to_string()];
+    let ended = run(&prove, &[]).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
+    assert!(
+        ended.err.contains(&format!("not proved: how request {id}")),
+        "{}",
+        ended.err
+    );
+    fs::write(&last, &text).unwrap();
+    // The last request, whose checkpoint has not been made.
     let (id, position) = world.outcomes.last().unwrap();
-    let begin = format!("{{\"v\":1,\"seq\":{},", position.seq + 1);
-    let end = text.find(&begin).unwrap();
-    fs::write(&last, &text[..end]).unwrap();
+    fs::write(&last, &text[..begin(position.seq + 1, &text)]).unwrap();
     let ended = run(
         &["audit", "prove", &chain, "--request-id", &id.to_string()],
         &[],
