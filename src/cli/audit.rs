@@ -10,6 +10,7 @@ mod tail;
 mod verify;
 
 use std::{
+    fmt::Display,
     io,
     path::{Path, PathBuf},
 };
@@ -20,7 +21,7 @@ use super::CommandError;
 use crate::{
     audit::{
         key::{AuditKey, AuditKeys},
-        note::PublicKey,
+        note::{InvalidPublicKey, PublicKey},
     },
     config::{Config, mistake::Mistakes, secret},
     files,
@@ -139,14 +140,24 @@ fn public_keys(given: &[String]) -> Result<Vec<PublicKey>, CommandError> {
             keys.push(key);
             continue;
         }
-        let text = read(Path::new(given)).map_err(|error| {
+        let refuse =
+            |why: &dyn Display| CommandError::Usage(format!("--public-key {given}: {why}"));
+        let file = Path::new(given);
+        // Nobody calls a file like this by mistake.
+        if given.contains('+') && !file.exists() {
+            let slip = "it was cut short or has a slip in it, or there is no such file";
+            return Err(refuse(&format!("{InvalidPublicKey}; {slip}")));
+        }
+        let text = read(file).map_err(|error| {
             CommandError::Usage(format!(
                 "{error}; --public-key takes a key or a file with one"
             ))
         })?;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let key = line.parse::<PublicKey>();
-            keys.push(key.map_err(|error| CommandError::Usage(format!("{given}: {error}")))?);
+        for (number, line) in (1..).zip(text.lines()) {
+            if !line.trim().is_empty() {
+                let key = line.parse::<PublicKey>();
+                keys.push(key.map_err(|error| refuse(&format!("line {number}: {error}")))?);
+            }
         }
     }
     let node = keys.first().map(PublicKey::node);

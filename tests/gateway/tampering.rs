@@ -296,6 +296,9 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
     let forged = published.replacen(&format!("\n{size}\n"), "\n7\n", 1);
     fs::write(world.at("forged"), forged).unwrap();
     fs::write(world.at("garbage"), format!("{published}and so on\n")).unwrap();
+    let slip = fs::read_to_string(&public)
+        .unwrap()
+        .replacen("gw-1", "gw-2", 1);
     let (forged, garbage) = (world.at("forged"), world.at("garbage"));
     for (path, more, told) in [
         ("chain", vec![], "--public-key KEY"),
@@ -307,7 +310,16 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
             vec!["--key", &public],
             "the base64 of exactly 32 bytes",
         ),
-        ("chain", vec!["--public-key", &key], "expected a public key"),
+        (
+            "chain",
+            vec!["--public-key", &key],
+            "key: line 1: expected a public key",
+        ),
+        (
+            "chain",
+            vec!["--public-key", &slip],
+            "there is no such file",
+        ),
         (
             "chain",
             vec!["--key", &key, "--head", &public],
