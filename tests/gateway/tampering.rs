@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -382,6 +383,57 @@ async fn every_head_in_a_file_is_compared_however_it_was_published() {
         all.lines().count() + 1
     );
     assert!(ended.out.contains(&line), "{line}: {}", ended.out);
+}
+
+#[tokio::test]
+async fn what_a_second_place_has_is_verified_as_the_documentation_says() {
+    let world = World::new().await;
+    let documentation = include_str!("../../docs/AUDIT.md");
+    let (_, script) = documentation
+        .split_once("```sh\nexport LC_ALL=C\n")
+        .unwrap();
+    let (script, _) = script.split_once("```").unwrap();
+    let chain = world.folder.path().join("chain");
+    let text = |number| fs::read_to_string(path(&chain, number)).unwrap();
+    let files: Vec<String> = (1..=4).map(text).collect();
+    let (key, head) = (world.at("key"), world.at("head"));
+    let verify = async |lines: &str| {
+        fs::remove_dir_all(world.at("copy")).ok();
+        fs::write(world.at("lines.ndjson"), lines).unwrap();
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-ec", script]).env("LC_ALL", "C");
+        assert!(
+            shell
+                .current_dir(world.folder.path())
+                .status()
+                .unwrap()
+                .success()
+        );
+        world
+            .verify("copy", &["--key", &key, "--head", &head])
+            .await
+    };
+    // Lines of two nodes, some of them twice, and what was sent again last.
+    let other = files[0].replace("\"gw-1\"", "\"gw-2\"");
+    let half = &files[1][..=files[1][..files[1].len() / 2].rfind('\n').unwrap()];
+    let lines: [&str; 7] = [
+        &files[2], &files[3], &other, &files[0], half, &files[1], &files[2],
+    ];
+    let lines = lines.concat();
+    let ended = verify(&lines).await;
+    assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+    for (number, file) in (1..).zip(&files) {
+        let copy = fs::read_to_string(path(Path::new(&world.at("copy")), number)).unwrap();
+        assert_eq!(copy, *file);
+    }
+    let (_, last) = half.trim_end().rsplit_once('\n').unwrap();
+    let ended = verify(&lines.replace(&format!("{last}\n"), "")).await;
+    assert_eq!(ended.status.code(), Some(1), "{} {}", ended.out, ended.err);
+    assert!(
+        ended.out.contains("missing: audit-00000002.jsonl:"),
+        "{}",
+        ended.out
+    );
 }
 
 #[tokio::test]
