@@ -53,7 +53,7 @@ fn main() {
             ("public key", &public),
         ] {
             let paths = [folder.clone()];
-            let run = |()| verify(&paths, trust, None, &mut |_| {}).expect("files");
+            let run = |()| verify(&paths, trust, &[], &mut |_| {}).expect("files");
             let report = run(());
             assert!(report.is_whole(), "{report:?}");
             group.throughput(Throughput::Elements(report.counts.events));

@@ -91,7 +91,7 @@ impl<'a> Line<'a> {
         let rest = rest.strip_prefix(b",\"node\":\"")?;
         let (node, rest) = rest.split_at_checked(memchr::memchr(b'"', rest)?)?;
         Some(Self {
-            seq: str::from_utf8(seq).ok()?.parse().ok()?,
+            seq: number(seq)?,
             node: str::from_utf8(node).ok()?,
             prev,
             mac,
@@ -130,6 +130,16 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Numbers are below this, so that a few more can be added to one that anybody may have written.
+const END_OF_NUMBERS: u64 = 1 << 62;
+
+/// A line's number: from 1, and as it is written. Another spelling would be another line.
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = digits.iter().all(u8::is_ascii_digit) && digits.first() != Some(&b'0');
+    let number = str::from_utf8(digits).ok()?.parse().ok()?;
+    (plain && number < END_OF_NUMBERS).then_some(number)
+}
+
 /// What stands before a member of 64 digits at the end, and the digits.
 fn cut<'a>(text: &'a [u8], member: &[u8]) -> Option<(&'a [u8], Mac)> {
     let (rest, digits) = text.split_last_chunk::<64>()?;
@@ -166,6 +176,10 @@ mod tests {
         assert!(line.has(r#""phase":"outcome""#) && !line.has("gw-1"));
         assert_eq!(line.text("\"code\":\""), Some("ok"));
         assert_eq!(line.text("\"seq\":\""), None);
+        for number in ["+17", "017", "0", "-1", "", "1e3", "18446744073709551615"] {
+            let other = whole.replacen(":17,", &format!(":{number},"), 1);
+            assert!(Line::parse(other.as_bytes()).is_none(), "{other}");
+        }
         for index in 0..whole.len() {
             let mut bytes = whole.as_bytes().to_vec();
             bytes[index] ^= 1;

@@ -57,6 +57,11 @@ const ORIGIN: &str = "dcams-gateway/";
 /// Ed25519, in keys and signatures of notes.
 const ALGORITHM: u8 = 1;
 
+/// Whose chain a note is about that begins with this line.
+pub(super) fn node_of(line: &str) -> Option<NodeId> {
+    line.strip_prefix(ORIGIN)?.try_into().ok()
+}
+
 impl Checkpoint {
     /// What is signed.
     fn text(&self) -> String {
@@ -66,10 +71,10 @@ impl Checkpoint {
 
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
-        let node = lines.next()?.strip_prefix(ORIGIN)?;
+        let node = node_of(lines.next()?)?;
         let (size, root) = (lines.next()?, lines.next()?);
         let parsed = Self {
-            node: node.try_into().ok()?,
+            node,
             size: size.parse().ok()?,
             root: Hash::parse(root)?,
         };

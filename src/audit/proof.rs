@@ -4,7 +4,7 @@
 //! the leaf of its number under the root of a signed checkpoint. A proof holds nothing besides that line, and
 //! hashes of others.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -116,6 +116,24 @@ impl Proof {
         events
             .map(|proved| proved.check(&self.node, keys))
             .collect()
+    }
+
+    /// The requests that its events say were sent, or answered in vain, and of which it has no end.
+    pub fn without_end(&self) -> BTreeSet<&str> {
+        let lines = self.events.iter();
+        let lines = lines.filter_map(|event| Line::parse(event.line.as_bytes()));
+        let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
+        for line in lines {
+            let Some(request) = line.text("\"request_id\":\"") else {
+                continue;
+            };
+            if line.has(r#""phase":"outcome""#) || line.has(r#""event":"status_refreshed""#) {
+                ended.insert(request);
+            } else if line.has(r#""phase":"intent""#) || line.has(r#""event":"answer_withheld""#) {
+                begun.insert(request);
+            }
+        }
+        &begun - &ended
     }
 }
 

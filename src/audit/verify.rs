@@ -4,6 +4,7 @@
 //! there at the beginning, and the last of them as far as it was written when it was read; a file that was
 //! compressed meanwhile is read compressed, and if one was removed meanwhile everything begins anew.
 
+pub mod heads;
 mod judge;
 pub mod report;
 mod walk;
@@ -13,19 +14,17 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 pub use self::judge::Trust;
-pub(in crate::audit) use self::{
-    judge::upkeep_of,
-    walk::{Block, Broken, lines_of, walk},
-};
 use self::{
+    heads::PublishedHead,
     judge::{Cuts, Judge, cut_of},
     report::{Counts, Report},
     walk::list,
 };
-use super::{
-    folder::{AuditFile, Next},
-    note::Checkpoint,
+pub(in crate::audit) use self::{
+    judge::upkeep_of,
+    walk::{Block, Broken, lines_of, walk},
 };
+use super::folder::{AuditFile, Next};
 
 /// Why nothing was verified.
 #[derive(Debug, Error)]
@@ -75,18 +74,18 @@ const HEAD_LINES: usize = 16;
 /// How often is begun anew because files were removed meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// Verifies the files at these paths (files and folders), which are one chain. Tells `progress` now and
-/// then how far it is.
+/// Verifies the files at these paths (files and folders), which are one chain, and compares it with all of
+/// these heads. Tells `progress` now and then how far it is.
 ///
 /// # Errors
 /// [`VerifyError`], where there is nothing to report on.
 pub fn verify(
     paths: &[PathBuf],
     trust: &Trust,
-    head: Option<&Checkpoint>,
+    heads: &[PublishedHead],
     progress: &mut dyn FnMut(&Counts),
 ) -> Result<Report, VerifyError> {
-    reading(paths, |files| attempt(files, trust, head, progress))
+    reading(paths, |files| attempt(files, trust, heads, progress))
 }
 
 /// Does something with the files at these paths, anew where one was removed meanwhile.
@@ -107,11 +106,16 @@ pub(in crate::audit) fn reading<T>(
 fn attempt(
     files: &[AuditFile],
     trust: &Trust,
-    head: Option<&Checkpoint>,
+    heads: &[PublishedHead],
     progress: &mut dyn FnMut(&Counts),
 ) -> Result<Report, Broken> {
     let cuts = cuts_of(files)?;
-    let mut judge = Judge::new(trust, head, &cuts);
+    let mut judge = Judge::new(trust, heads, &cuts);
+    for file in files {
+        if let Some(other) = walk::beside(file) {
+            judge.left_over(&other);
+        }
+    }
     walk(files, |block| {
         match block {
             Block::Begin {

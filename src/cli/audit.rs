@@ -10,6 +10,7 @@ mod tail;
 mod verify;
 
 use std::{
+    fmt::Display,
     io,
     path::{Path, PathBuf},
 };
@@ -21,11 +22,11 @@ use crate::{
     audit::{
         folder::AuditFile,
         key::{AuditKey, AuditKeys},
-        note::PublicKey,
+        note::{InvalidPublicKey, PublicKey},
         search,
         verify::VerifyError,
     },
-    config::{Config, secret},
+    config::{Config, mistake::Mistakes, secret},
     files,
 };
 
@@ -86,7 +87,11 @@ impl Source {
         if self.config.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Config::load_with_env(&self.config)?))
+        // 1 says that something is wrong with the trail.
+        let refuse = |mistakes: Mistakes| CommandError::Usage(mistakes.to_string());
+        Config::load_with_env(&self.config)
+            .map_err(refuse)
+            .map(Some)
     }
 
     fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>, CommandError> {
@@ -128,8 +133,8 @@ fn all_read(unreadable: u64) -> Result<(), CommandError> {
     )))
 }
 
-/// No key, head, proof or checkpoint is larger.
-const LARGEST: u64 = 16 * 1024 * 1024;
+/// No key or proof is larger, and the heads of five days are not either.
+const LARGEST: u64 = 64 * 1024 * 1024;
 
 fn read(path: &Path) -> Result<String, CommandError> {
     let refuse = |why: String| CommandError::Usage(format!("{}: {why}", path.display()));
@@ -166,14 +171,24 @@ fn public_keys(given: &[String]) -> Result<Vec<PublicKey>, CommandError> {
             keys.push(key);
             continue;
         }
-        let text = read(Path::new(given)).map_err(|error| {
+        let refuse =
+            |why: &dyn Display| CommandError::Usage(format!("--public-key {given}: {why}"));
+        let file = Path::new(given);
+        // Nobody calls a file like this by mistake.
+        if given.contains('+') && !file.exists() {
+            let slip = "it was cut short or has a slip in it, or there is no such file";
+            return Err(refuse(&format!("{InvalidPublicKey}; {slip}")));
+        }
+        let text = read(file).map_err(|error| {
             CommandError::Usage(format!(
                 "{error}; --public-key takes a key or a file with one"
             ))
         })?;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let key = line.parse::<PublicKey>();
-            keys.push(key.map_err(|error| CommandError::Usage(format!("{given}: {error}")))?);
+        for (number, line) in (1..).zip(text.lines()) {
+            if !line.trim().is_empty() {
+                let key = line.parse::<PublicKey>();
+                keys.push(key.map_err(|error| refuse(&format!("line {number}: {error}")))?);
+            }
         }
     }
     let node = keys.first().map(PublicKey::node);

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -187,6 +188,18 @@ async fn whatever_was_done_to_the_files_is_found_and_named() {
     for ended in world.damaged(|folder| compress(folder, false)).await {
         assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
         assert!(ended.out.contains("integrity     ok") && ended.out.contains("completeness  ok"));
+        assert!(!ended.out.contains("beside"), "{}", ended.out);
+    }
+    let both = |folder: &Path| {
+        let plain = fs::read(path(folder, 2)).unwrap();
+        compress(folder, true);
+        fs::write(path(folder, 2), plain).unwrap();
+    };
+    for ended in world.damaged(both).await {
+        assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+        let beside =
+            format!("compressed files beside plain ones: 1; {second}.zst first, which was");
+        assert!(ended.out.contains(&beside), "{}", ended.out);
     }
     // What was done; what is said of it with the MACs, and with the public key alone.
     let table: [(Damage, &str, &str); 10] = [
@@ -241,8 +254,8 @@ async fn whatever_was_done_to_the_files_is_found_and_named() {
                     fs::copy(path(&other, number), path(folder, number)).unwrap();
                 }
             }),
-            "audit-00000001.jsonl:1 (seq 1): the file says that it is written with the key",
-            "audit-00000001.jsonl:1 (seq 1): the file says that it is signed with another public key",
+            "damaged: audit-00000001.jsonl:1 (seq 1): none of the given keys",
+            "damaged: audit-00000001.jsonl:1 (seq 1): none of the given public keys",
         ),
         (
             Box::new(move |folder| compress(folder, true)),
@@ -283,7 +296,11 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
     let size = published.lines().nth(1).unwrap();
     let forged = published.replacen(&format!("\n{size}\n"), "\n7\n", 1);
     fs::write(world.at("forged"), forged).unwrap();
-    let forged = world.at("forged");
+    fs::write(world.at("garbage"), format!("{published}and so on\n")).unwrap();
+    let slip = fs::read_to_string(&public)
+        .unwrap()
+        .replacen("gw-1", "gw-2", 1);
+    let (forged, garbage) = (world.at("forged"), world.at("garbage"));
     for (path, more, told) in [
         ("chain", vec![], "--public-key KEY"),
         ("nowhere", vec!["--key", &key], "cannot read"),
@@ -294,11 +311,25 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
             vec!["--key", &public],
             "the base64 of exactly 32 bytes",
         ),
-        ("chain", vec!["--public-key", &key], "expected a public key"),
+        (
+            "chain",
+            vec!["--public-key", &key],
+            "key: line 1: expected a public key",
+        ),
+        (
+            "chain",
+            vec!["--public-key", &slip],
+            "there is no such file",
+        ),
         (
             "chain",
             vec!["--key", &key, "--head", &public],
-            "is no checkpoint",
+            "public: line 1 is no head",
+        ),
+        (
+            "chain",
+            vec!["--key", &key, "--head", &garbage],
+            "garbage: line 6 is no head",
         ),
         (
             "chain",
@@ -311,6 +342,98 @@ async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
         assert!(ended.err.contains(told), "{told} is not in {}", ended.err);
         assert_eq!(ended.out, "");
     }
+}
+
+#[tokio::test]
+async fn every_head_in_a_file_is_compared_however_it_was_published() {
+    let world = World::new().await;
+    let key = world.at("key");
+    let published = |line: &str| line.contains("\"event\":\"checkpoint\"");
+    let checkpoints = |folder: &str| -> Vec<String> {
+        let text = |number| fs::read_to_string(path(Path::new(&world.at(folder)), number)).unwrap();
+        let text: String = (1..=4).map(text).collect();
+        let lines = text.lines().filter(|line| published(line));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    // What was shipped, what `verify` printed for people, and what its report has.
+    let told = world.verify("chain", &["--key", &key]).await.out;
+    let (_, printed) = told.split_once("next time):\n").unwrap();
+    let note = fs::read_to_string(world.at("head")).unwrap();
+    let shipped = checkpoints("chain");
+    let all = format!("{}\n{printed}\n{note}", shipped.concat());
+    fs::write(world.at("heads"), &all).unwrap();
+    // The key made these, too, in another history.
+    write(&world.folder.path().join("other"), &SECRET).await;
+    let other = checkpoints("other");
+    fs::write(world.at("others"), format!("{all}{}", other[3])).unwrap();
+    let (heads, others) = (world.at("heads"), world.at("others"));
+    let ended = world
+        .verify("chain", &["--key", &key, "--head", &heads])
+        .await;
+    assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+    let count = shipped.len() + 2;
+    let compared = format!("heads         {count} of {count} compared");
+    assert!(ended.out.contains(&compared), "{}", ended.out);
+    let ended = world
+        .verify("chain", &["--key", &key, "--head", &others])
+        .await;
+    assert_eq!(ended.status.code(), Some(1), "{} {}", ended.out, ended.err);
+    let line = format!(
+        "(line {} of its file): the history was",
+        all.lines().count() + 1
+    );
+    assert!(ended.out.contains(&line), "{line}: {}", ended.out);
+}
+
+#[tokio::test]
+async fn what_a_second_place_has_is_verified_as_the_documentation_says() {
+    let world = World::new().await;
+    let documentation = include_str!("../../docs/AUDIT.md");
+    let (_, script) = documentation
+        .split_once("```sh\nexport LC_ALL=C\n")
+        .unwrap();
+    let (script, _) = script.split_once("```").unwrap();
+    let chain = world.folder.path().join("chain");
+    let text = |number| fs::read_to_string(path(&chain, number)).unwrap();
+    let files: Vec<String> = (1..=4).map(text).collect();
+    let (key, head) = (world.at("key"), world.at("head"));
+    let verify = async |lines: &str| {
+        fs::remove_dir_all(world.at("copy")).ok();
+        fs::write(world.at("lines.ndjson"), lines).unwrap();
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-ec", script]).env("LC_ALL", "C");
+        assert!(
+            shell
+                .current_dir(world.folder.path())
+                .status()
+                .unwrap()
+                .success()
+        );
+        world
+            .verify("copy", &["--key", &key, "--head", &head])
+            .await
+    };
+    // Lines of two nodes, some of them twice, and what was sent again last.
+    let other = files[0].replace("\"gw-1\"", "\"gw-2\"");
+    let half = &files[1][..=files[1][..files[1].len() / 2].rfind('\n').unwrap()];
+    let lines: [&str; 7] = [
+        &files[2], &files[3], &other, &files[0], half, &files[1], &files[2],
+    ];
+    let lines = lines.concat();
+    let ended = verify(&lines).await;
+    assert_eq!(ended.status.code(), Some(0), "{} {}", ended.out, ended.err);
+    for (number, file) in (1..).zip(&files) {
+        let copy = fs::read_to_string(path(Path::new(&world.at("copy")), number)).unwrap();
+        assert_eq!(copy, *file);
+    }
+    let (_, last) = half.trim_end().rsplit_once('\n').unwrap();
+    let ended = verify(&lines.replace(&format!("{last}\n"), "")).await;
+    assert_eq!(ended.status.code(), Some(1), "{} {}", ended.out, ended.err);
+    assert!(
+        ended.out.contains("missing: audit-00000002.jsonl:"),
+        "{}",
+        ended.out
+    );
 }
 
 #[tokio::test]
@@ -350,6 +473,19 @@ async fn an_event_is_proved_to_who_has_the_public_key_alone() {
     }
     let text = fs::read_to_string(&proof).unwrap();
     let of_proof: Value = serde_json::from_str(&text).unwrap();
+    // One of the two alone is proved as well as both.
+    for (left, untold) in [("/events/1", false), ("/events/0", true)] {
+        let mut one = of_proof.clone();
+        let left = one.pointer(left).unwrap().clone();
+        one["events"] = Value::Array(vec![left]);
+        fs::write(&proof, one.to_string()).unwrap();
+        let check = ["audit", "check-proof", &proof, "--public-key", &public];
+        let ended = run(&check, &[]).await;
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
+        let id = world.outcomes.last().unwrap().0;
+        let told = format!("not proved: how request {id} ended; its outcome");
+        assert_eq!(ended.out.contains(&told), untold, "{}", ended.out);
+    }
     let mut changes = Vec::new();
     for (pointer, value) in [
         ("/events/0/index", Value::from(3)),
@@ -392,13 +528,33 @@ async fn an_event_is_proved_to_who_has_the_public_key_alone() {
         "{}",
         ended.err
     );
-    // The last request, whose checkpoint has not been made.
+    // A request under way: what there is of it is proved.
+    let begin = |seq: u64, text: &str| text.find(&format!("{{\"v\":1,\"seq\":{seq},")).unwrap();
     let last = path(Path::new(&chain), 4);
     let text = fs::read_to_string(&last).unwrap();
+    let covered = |(_, position): &&(RequestId, Position)| {
+        text.find(&format!(
+            "\"seq\":{},\"node\":\"gw-1\",\"time\"",
+            position.seq
+        ))
+        .is_some()
+            && text[begin(position.seq - 1, &text)..begin(position.seq, &text)]
+                .contains("checkpoint")
+    };
+    let (id, position) = world.outcomes.iter().find(covered).unwrap();
+    fs::write(&last, &text[..begin(position.seq, &text)]).unwrap();
+    let prove = ["audit", "prove", &chain, "--request-id", &id.to_string()];
+    let ended = run(&prove, &[]).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
+    assert!(
+        ended.err.contains(&format!("not proved: how request {id}")),
+        "{}",
+        ended.err
+    );
+    fs::write(&last, &text).unwrap();
+    // The last request, whose checkpoint has not been made.
     let (id, position) = world.outcomes.last().unwrap();
-    let begin = format!("{{\"v\":1,\"seq\":{},", position.seq + 1);
-    let end = text.find(&begin).unwrap();
-    fs::write(&last, &text[..end]).unwrap();
+    fs::write(&last, &text[..begin(position.seq + 1, &text)]).unwrap();
     let ended = run(
         &["audit", "prove", &chain, "--request-id", &id.to_string()],
         &[],
@@ -425,7 +581,28 @@ async fn the_public_key_is_that_of_the_chains_node_and_a_configuration_is_enough
     let before = run(&public_key, &variables).await;
     assert_eq!(before.status.code(), Some(2), "{}", before.out);
     assert!(before.err.contains("audit.node"), "{}", before.err);
-    write(&chain, &secret).await;
+    let outcomes = write(&chain, &secret).await;
+    // A slip in the configuration says nothing of the trail.
+    let slip = [variables[0], ("DCAMS_GATEWAY__AUDIT__DURABILITY", "much")];
+    let id = outcomes[0].0.to_string();
+    let (out, prove) = (
+        folder.path().join("no/proof").display().to_string(),
+        ["audit", "prove", "--request-id", &id],
+    );
+    for (command, more, variables, told) in [
+        (
+            &["audit", "verify"][..],
+            &[][..],
+            &slip[..],
+            "audit.durability",
+        ),
+        (&prove, &[], &slip, "audit.durability"),
+        (&prove, &["--out", &out], &variables, "cannot write"),
+    ] {
+        let ended = run(&[command, &["--config", &config], more].concat(), variables).await;
+        assert_eq!(ended.status.code(), Some(2), "{command:?}: {}", ended.err);
+        assert!(ended.err.contains(told), "{told} is not in {}", ended.err);
+    }
     let told = run(&public_key, &variables).await;
     let expected = keys(&secret).current.public(&node()).to_string();
     assert_eq!(told.out.trim(), expected, "{}", told.err);

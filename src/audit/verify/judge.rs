@@ -6,7 +6,9 @@
 //! that lists its subtrees.
 
 mod end;
+mod heads;
 mod hear;
+mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +17,11 @@ use std::{
     sync::Arc,
 };
 
-use super::report::{About, Counts, Draft, Kind, Means, Place, Report};
+use self::{heads::Heads, keys::Keys};
+use super::{
+    PublishedHead,
+    report::{About, Counts, Draft, Kind, Means, Place, Report},
+};
 use crate::{
     audit::{
         chain::{Gap, Kept, Opened, Removed, Signed, Upkeep},
@@ -47,10 +53,8 @@ const MOST_HOLES: usize = 4096;
 
 pub(super) struct Judge<'a> {
     trust: &'a Trust,
-    /// A published head.
-    head: Option<&'a Checkpoint>,
-    /// The root at the head's size, once the lines got there.
-    root_at_head: Option<Hash>,
+    heads: Heads<'a>,
+    keys: Keys,
     cuts: &'a Cuts,
     draft: Draft,
     /// The line that is judged.
@@ -90,7 +94,9 @@ struct Last {
 struct FileState {
     compressed: bool,
     key: Option<Arc<AuditKey>>,
-    /// Written with a key that nobody gave: its MACs say nothing.
+    /// By whom its checkpoints are signed, as it says, where only public keys are believed.
+    public: Option<PublicKey>,
+    /// Written with a key that nobody gave: its MACs and signatures say nothing.
     unchecked: bool,
     /// Its first line has been judged.
     begun: bool,
@@ -116,15 +122,15 @@ struct Hole {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(trust: &'a Trust, head: Option<&'a Checkpoint>, cuts: &'a Cuts) -> Self {
+    pub(super) fn new(trust: &'a Trust, heads: &'a [PublishedHead], cuts: &'a Cuts) -> Self {
         let node = match trust {
             Trust::Keys(_) => None,
             Trust::Public(keys) => keys.first().map(|key| key.node().to_string()),
         };
         Self {
             trust,
-            head,
-            root_at_head: None,
+            heads: Heads::new(heads),
+            keys: Keys::default(),
             cuts,
             draft: Draft::default(),
             at: Place::default(),
@@ -204,6 +210,13 @@ impl<'a> Judge<'a> {
         self.tree = None;
     }
 
+    /// Both forms of a file are there, and this one is not looked at.
+    pub(super) fn left_over(&mut self, name: &str) {
+        self.draft.note(About::LeftOver, 1, || {
+            format!("{name} first, which was not looked at: it is being written just now, or was left over")
+        });
+    }
+
     /// How much there was so far.
     pub(super) const fn counts(&self) -> &Counts {
         &self.draft.counts
@@ -222,14 +235,15 @@ impl<'a> Judge<'a> {
             let what = "nobody knows how many lines there were behind what could be read";
             self.draft.find(Kind::Missing, place, what);
         }
-        self.settle_head();
+        self.settle_keys();
+        self.settle_heads();
         self.settle_signatures();
         let under_way = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
         if let Some(id) = self.open.first() {
             self.draft.note(About::UnderWay, under_way, || {
                 format!(
-                    "requests with an intent and no outcome at the end, {id} first: they are under way, or \
-                     were when the process was killed; the next start closes those"
+                    "with an intent and no outcome at the end, {id} first: they are under way, or were when the \
+                     process was killed; the next start closes those"
                 )
             });
         }
@@ -297,7 +311,7 @@ impl Judge<'_> {
         if let Some(tree) = &mut self.tree {
             tree.push(line.leaf());
         }
-        self.look_at_head();
+        self.look_at_heads();
         let counts = &mut self.draft.counts;
         if counts.first_seq.is_none() {
             counts.first_seq = Some(line.seq);
@@ -308,14 +322,6 @@ impl Judge<'_> {
             let last = counts.last_time.get_or_insert_default();
             last.clear();
             last.push_str(time);
-        }
-    }
-
-    fn look_at_head(&mut self) {
-        if let (Some(head), Some(tree)) = (self.head, &self.tree)
-            && head.size == tree.size()
-        {
-            self.root_at_head = Some(tree.root());
         }
     }
 
@@ -339,15 +345,7 @@ impl Judge<'_> {
             && KeyId::parse(&opened.key).is_none_or(|id| keys.find(id).is_none())
         {
             self.at.seq = Some(line.seq);
-            let known: Vec<String> = keys.all().map(|key| key.id().to_string()).collect();
-            let what = format!(
-                "the file says that it is written with the key {}, which was not given (given: {}): either it \
-                 was written by somebody else, or that key is missing in audit.old_keys",
-                opened.key.escape_debug(),
-                known.join(", ")
-            );
-            self.find(Kind::UnknownKey, what);
-            self.file.unchecked = true;
+            self.meet_unknown(&opened.key);
         }
         self.file.unchecked
     }

@@ -26,7 +26,7 @@ pub struct Report {
     /// How much there was.
     pub counts: Counts,
     /// The last checkpoint that was found good, as a signed note: what to publish, and to give to the next
-    /// verification as its head.
+    /// verification as its head. None where the chain is damaged, or ends before a head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
 }
@@ -141,10 +141,14 @@ pub enum Kind {
     Missing,
     /// Files are missing.
     MissingFiles,
+    /// A file is written with a key again that another had replaced.
+    RetiredKey,
     /// The published head is of another history.
     Rewritten,
     /// A checkpoint or the first line of a file does not fit the lines before it.
     Root,
+    /// Whole lines were set aside when the gateway started, because they were not as they had been written.
+    SetAside,
     /// A checkpoint is not signed by the key.
     Signature,
     /// There is less than the published head says.
@@ -153,6 +157,8 @@ pub enum Kind {
     Unexplained,
     /// A line does not name the MAC of the one before.
     Unlinked,
+    /// A published head could not be compared with the chain.
+    Uncompared,
     /// A file is written with a key that was not given.
     UnknownKey,
     /// A file cannot be read or decompressed to its end.
@@ -167,7 +173,11 @@ impl Kind {
     /// Which verdict it is against.
     pub const fn against(self) -> Question {
         match self {
-            Self::Missing | Self::MissingFiles | Self::Truncated => Question::Completeness,
+            Self::Missing
+            | Self::MissingFiles
+            | Self::SetAside
+            | Self::Truncated
+            | Self::Uncompared => Question::Completeness,
             Self::Changed
             | Self::Disordered
             | Self::Doubled
@@ -175,6 +185,7 @@ impl Kind {
             | Self::Headless
             | Self::Malformed
             | Self::Misnamed
+            | Self::RetiredKey
             | Self::Rewritten
             | Self::Root
             | Self::Signature
@@ -195,7 +206,7 @@ pub struct Note {
     pub about: About,
     /// How often, or how many events or requests.
     pub count: u64,
-    /// In words, the first of them.
+    /// In words, with the first of them.
     pub what: String,
 }
 
@@ -211,7 +222,7 @@ pub enum About {
     ClockSteps,
     /// Files that were removed, as the chain says.
     Removed,
-    /// Files that ought to have been removed.
+    /// Compressed files that are there as plain ones, too.
     LeftOver,
     /// Requests under way.
     UnderWay,
@@ -219,8 +230,28 @@ pub enum About {
     HalfLine,
     /// Lines that no signature covers yet.
     Unsigned,
-    /// What a head would tell, or could not.
+    /// What a head would tell.
     Head,
+    /// Heads whose lines were removed since.
+    OldHeads,
+}
+
+impl About {
+    /// What is counted, if that is told.
+    const fn counted(self) -> Option<&'static str> {
+        match self {
+            Self::Lost => Some("lost events"),
+            Self::SetAside => Some("bytes that do not count"),
+            Self::ClockSteps => Some("steps of the clock"),
+            Self::Removed => Some("removed events"),
+            Self::LeftOver => Some("compressed files beside plain ones"),
+            Self::UnderWay => Some("requests under way"),
+            Self::HalfLine => Some("bytes of half a line"),
+            Self::Unsigned => Some("lines behind the last checkpoint"),
+            Self::Head => None,
+            Self::OldHeads => Some("heads that were not compared"),
+        }
+    }
 }
 
 /// How much was verified.
@@ -251,6 +282,10 @@ pub struct Counts {
     pub signed_through: Option<u64>,
     /// Events that are lost, as the chain itself says.
     pub lost: u64,
+    /// Published heads that were given.
+    pub heads: u64,
+    /// Of these, how many could be compared with the chain.
+    pub heads_compared: u64,
 }
 
 /// A report that is being made.
@@ -279,7 +314,7 @@ impl Draft {
 
     pub(super) fn note(&mut self, about: About, count: u64, what: impl FnOnce() -> String) {
         let note = self.notes.entry(about).or_insert_with(|| (0, what()));
-        note.0 += count;
+        note.0 = note.0.saturating_add(count);
     }
 
     pub(super) fn finish(mut self, checked_with: Means, node: Option<String>) -> Report {
@@ -294,9 +329,19 @@ impl Draft {
             }
         };
         let further = self.seen.iter().filter(|(_, seen)| **seen > SHOWN);
-        let note = |(about, (count, what))| Note { about, count, what };
+        let note = |(about, (count, what)): (About, (u64, String))| Note {
+            about,
+            count,
+            what: match about.counted() {
+                Some(counted) => format!("{counted}: {count}; {what}"),
+                None => what,
+            },
+        };
+        let integrity = verdict(Question::Integrity);
+        // What is damaged, or ends before a head that was published, has none to publish.
+        let good = integrity == Verdict::Ok && !self.seen.contains_key(&Kind::Truncated);
         Report {
-            integrity: verdict(Question::Integrity),
+            integrity,
             completeness: verdict(Question::Completeness),
             checked_with,
             node,
@@ -304,7 +349,7 @@ impl Draft {
             findings: self.findings,
             notes: self.notes.into_iter().map(note).collect(),
             counts: self.counts,
-            head: self.head,
+            head: self.head.filter(|_| good),
         }
     }
 }

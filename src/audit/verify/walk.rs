@@ -115,6 +115,12 @@ fn open_either(file: &AuditFile) -> Result<(AuditFile, Lines), Broken> {
     Err(Broken::Vanished)
 }
 
+/// The name of a plain file's compressed form, where that is there as well.
+pub(super) fn beside(file: &AuditFile) -> Option<String> {
+    let other = other_form(file);
+    (other.compressed && other.path.exists()).then(|| name_of(&other.path))
+}
+
 fn other_form(file: &AuditFile) -> AuditFile {
     let compressed = !file.compressed;
     let path = if compressed {

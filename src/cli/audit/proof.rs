@@ -52,10 +52,13 @@ pub(super) fn prove(args: &ProveArgs) -> Result<(), CommandError> {
     let paths = args.source.paths(config.as_ref())?;
     let proof = prove_request(&paths, args.request_id)?;
     let text = serde_json::to_string_pretty(&proof).unwrap_or_default();
+    for without in without_end(&proof) {
+        complain(&without);
+    }
     let Some(out) = &args.out else {
         return say(&text);
     };
-    let failed = CommandError::io(format!("cannot write {}", out.display()));
+    let failed = |error| CommandError::Usage(format!("cannot write {}: {error}", out.display()));
     fs::write(out, text + "\n").map_err(failed)?;
     complain(&format!(
         "{} holds {} events; check it with: dcams-gateway audit check-proof {} --public-key KEY",
@@ -75,6 +78,17 @@ impl From<ProveError> for CommandError {
             }
         }
     }
+}
+
+/// What a proof does not tell of its requests.
+fn without_end(proof: &Proof) -> impl Iterator<Item = String> {
+    let requests = proof.without_end().into_iter();
+    requests.map(|request| {
+        format!(
+            "not proved: how request {} ended; its outcome is not in this proof",
+            request.escape_debug()
+        )
+    })
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<(), CommandError> {
@@ -104,6 +118,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CommandError> {
             "proved: line {seq} of the chain of node {}, under its signed checkpoint of {size} lines",
             event.checkpoint.node
         ))?;
+    }
+    for without in without_end(&proof) {
+        say(&without)?;
     }
     Ok(())
 }

@@ -10,19 +10,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Source, mac_keys, public_keys, read};
 use crate::{
-    audit::{
-        chain::{Kept, Upkeep},
-        line::Line,
-        note::{Checkpoint, NoteError, PublicKey},
-        verify::{
-            Trust, VerifyError,
-            report::{About, Counts, Finding, Means, Note, Question, Report},
-            verify,
-        },
+    audit::verify::{
+        Trust, VerifyError,
+        heads::{PublishedHead, read_heads},
+        report::{Counts, Finding, Means, Note, Question, Report},
+        verify,
     },
     cli::{CommandError, say},
     clock,
-    ident::NodeId,
 };
 
 #[derive(Debug, Args)]
@@ -30,13 +25,13 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     source: Source,
     /// A file with an audit.key, instead of those of the configuration; more than one after a change of
-    /// keys, the newest last
+    /// keys, in any order
     #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
     key: Vec<PathBuf>,
     /// Verify with the public key alone: the key as `audit public-key` prints it, or a file of such keys
     #[arg(long, value_name = "KEY|FILE")]
     public_key: Vec<String>,
-    /// The newest head that was published: a signed note, or the line of a checkpoint
+    /// A file of heads that were published: signed notes, lines of checkpoints, or both; all are compared
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
     /// Print the report as JSON
@@ -57,13 +52,13 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CommandError> {
             return Err(CommandError::Usage(why.to_owned()));
         }
     };
-    let head = args.head.as_deref().map(|path| head(path, &trust));
-    let head = head.transpose()?;
+    let heads = args.head.as_deref().map(|path| heads(path, &trust));
+    let heads = heads.transpose()?.unwrap_or_default();
     let (bar, began) = (bar(), clock::instant());
     let progress = &mut |counts: &Counts| {
         bar.set_position(counts.events);
     };
-    let report = verify(&paths, &trust, head.as_ref(), progress);
+    let report = verify(&paths, &trust, &heads, progress);
     bar.finish_and_clear();
     let report = report?;
     if args.json {
@@ -85,13 +80,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CommandError> {
 
 impl From<VerifyError> for CommandError {
     fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::Ambiguous { .. }
-            | VerifyError::Io { .. }
-            | VerifyError::NoAuditFile { .. }
-            | VerifyError::Nothing { .. } => Self::Usage(error.to_string()),
-            VerifyError::Vanishing => Self::Audit(error.to_string()),
-        }
+        // Nothing was verified.
+        Self::Usage(error.to_string())
     }
 }
 
@@ -105,58 +95,10 @@ fn bar() -> ProgressBar {
     }
 }
 
-/// A head that was published, once a key that is believed signed it.
-fn head(path: &Path, trust: &Trust) -> Result<Checkpoint, CommandError> {
-    let text = read(path)?;
-    let refuse = |why: &str| CommandError::Usage(format!("{}: the head {why}", path.display()));
-    if let Some(checkpoint) = of_line(text.trim(), trust) {
-        return checkpoint.map_err(|why| refuse(&why.to_string()));
-    }
-    let node = text.lines().next().and_then(node_of);
-    let node = node.ok_or_else(|| refuse(&NoteError::Malformed.to_string()))?;
-    let mut why = NoteError::OtherKey;
-    for key in keys_of(trust, &node) {
-        match key.open(&text) {
-            Ok(checkpoint) => return Ok(checkpoint),
-            Err(NoteError::OtherKey) => {}
-            Err(error) => why = error,
-        }
-    }
-    Err(refuse(&why.to_string()))
-}
-
-/// The checkpoint of an event's line; nothing where it is no such line.
-fn of_line(text: &str, trust: &Trust) -> Option<Result<Checkpoint, NoteError>> {
-    let line = Line::parse(text.as_bytes())?;
-    let kept: Kept = serde_json::from_str(text).ok()?;
-    let Upkeep::Checkpoint(signed) = kept.upkeep else {
-        return Some(Err(NoteError::Malformed));
-    };
-    let checkpoint = Checkpoint {
-        node: NodeId::try_from(line.node).ok()?,
-        size: signed.size,
-        root: signed.root,
-    };
-    let keys = keys_of(trust, &checkpoint.node);
-    let made = keys
-        .iter()
-        .any(|key| key.made(&signed.signature, &checkpoint));
-    Some(if made {
-        Ok(checkpoint)
-    } else {
-        Err(NoteError::OtherKey)
-    })
-}
-
-fn node_of(origin: &str) -> Option<NodeId> {
-    NodeId::try_from(origin.split_once('/')?.1).ok()
-}
-
-fn keys_of(trust: &Trust, node: &NodeId) -> Vec<PublicKey> {
-    match trust {
-        Trust::Keys(keys) => keys.all().map(|key| key.public(node)).collect(),
-        Trust::Public(keys) => keys.clone(),
-    }
+/// The heads that were published, each signed by a key that is believed.
+fn heads(path: &Path, trust: &Trust) -> Result<Vec<PublishedHead>, CommandError> {
+    let refuse = |why| CommandError::Usage(format!("--head {}: {why}", path.display()));
+    read_heads(&read(path)?, trust).map_err(refuse)
 }
 
 /// The report for people.
@@ -174,7 +116,7 @@ fn summary(report: &Report, took: Duration) -> Vec<String> {
         format!("node          {}", text(&report.node)),
         format!("checked with  {with}"),
         format!(
-            "events        {} in {} files, {} bytes, seq {} to {}, {} to {}",
+            "events        {} (files: {}, bytes: {}), seq {} to {}, {} to {}",
             counts.events,
             counts.files,
             counts.bytes,
@@ -188,26 +130,23 @@ fn summary(report: &Report, took: Duration) -> Vec<String> {
             counts.checkpoints,
             number(counts.signed_through)
         ),
+    ];
+    if counts.heads > 0 {
+        let (heads, compared) = (counts.heads, counts.heads_compared);
+        lines.push(format!("heads         {compared} of {heads} compared"));
+    }
+    lines.extend([
         format!("speed         {}", speed(counts.events, took)),
         format!("integrity     {}{}", report.integrity, reach(report)),
         format!("completeness  {}{}", report.completeness, losses(counts)),
-    ];
+    ]);
     lines.extend(report.findings.iter().map(told));
     for (kind, count) in &report.further {
         let kind = serde_json::to_value(kind).unwrap_or_default();
         let kind = kind.as_str().unwrap_or_default().to_owned();
         lines.push(format!("              and {count} more of {kind}"));
     }
-    let note = |note: &Note| {
-        // There is one head, or none.
-        let counted = note.about != About::Head;
-        let count = if counted {
-            format!("{} ", note.count)
-        } else {
-            String::new()
-        };
-        format!("note: {count}{}", note.what)
-    };
+    let note = |note: &Note| format!("note: {}", note.what);
     lines.extend(report.notes.iter().map(note));
     if let Some(head) = &report.head {
         lines.push("head (publish it, and give it to --head next time):".to_owned());
@@ -234,7 +173,7 @@ fn reach(report: &Report) -> String {
 fn losses(counts: &Counts) -> String {
     match counts.lost {
         0 => String::new(),
-        lost => format!(", but {lost} events were lost, and the chain says so"),
+        lost => format!(", but events were lost ({lost}), and the chain says so"),
     }
 }
 

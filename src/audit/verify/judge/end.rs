@@ -1,6 +1,6 @@
-//! What can be judged at the end of a file, or of all of them: what is missing for good, and what a head says.
+//! What can be judged at the end of a file, or of all of them: what is missing for good, and what no signature covers.
 
-use super::{About, Judge, Kind, Place, Trust};
+use super::{About, Hole, Judge, Kind, Trust};
 
 /// What is passed over, and what hangs over the end of a file.
 impl Judge<'_> {
@@ -15,7 +15,7 @@ impl Judge<'_> {
         let first = self.passed_over.entry(place.number).or_insert(place);
         let place = first.to_string();
         self.draft.note(About::SetAside, bytes, || {
-            format!("bytes at the end of a file do not count, as the chain says: from {place}")
+            format!("at the end of a file, as the chain says: from {place}")
         });
     }
 
@@ -27,7 +27,7 @@ impl Judge<'_> {
         if at_the_end && !self.file.compressed {
             return self.draft.note(About::HalfLine, bytes, || {
                 format!(
-                    "bytes of half a line end the last file, at {place}: it is being written, or the process \
+                    "at the end of the last file, at {place}: it is being written, or the process \
                      was killed and the next start sets it aside"
                 )
             });
@@ -41,17 +41,7 @@ impl Judge<'_> {
     /// Which holes are those of files that were removed, and which are damage.
     pub(super) fn settle_holes(&mut self) {
         for mut hole in std::mem::take(&mut self.holes) {
-            if let (Some(removed), Some((_, last))) = (&self.removed, hole.files)
-                && last <= removed.through_file
-            {
-                let (file, seq) = (removed.through_file, removed.through_seq);
-                let count = seq.min(hole.to) + 1 - hole.from.min(seq + 1);
-                self.draft.note(About::Removed, count, || {
-                    format!("events were removed with their files, up to file {file} and seq {seq}, as the chain says")
-                });
-                hole.from = hole.from.max(seq + 1);
-                hole.files = None;
-            }
+            self.settle_removed(&mut hole);
             if hole.to < hole.from + hole.doubtful {
                 continue;
             }
@@ -82,59 +72,29 @@ impl Judge<'_> {
         }
     }
 
-    /// What the published head says of the whole.
-    pub(super) fn settle_head(&mut self) {
-        let Some(head) = self.head else {
-            return self.draft.note(About::Head, 1, || {
-                "no published head was given (--head), so nothing shows whether the newest lines, or the newest \
-                 files, were cut off whole"
-                    .to_owned()
-            });
+    /// Takes off a hole what was removed with its files, which only a hole of whole files begins with.
+    fn settle_removed(&mut self, hole: &mut Hole) {
+        let (Some(removed), Some((first, last))) = (&self.removed, hole.files) else {
+            return;
         };
-        let end = self.last.as_ref().map_or(0, |last| last.seq);
-        let place = Place {
-            seq: Some(head.size),
-            ..self.at.clone()
-        };
-        if self
-            .node
-            .as_deref()
-            .is_some_and(|node| node != head.node.as_str())
-        {
-            let what = format!("the published head is of node {}", head.node);
-            return self.draft.find(Kind::Rewritten, place, what);
+        let (file, seq) = (removed.through_file, removed.through_seq);
+        if first > file || hole.from > seq {
+            return;
         }
-        if head.size > end {
-            let what = format!(
-                "the published head has {} lines and the chain ends with line {end}: what came after it was \
-                 cut off",
-                head.size
-            );
-            let seq = Some(end + 1);
-            return self
-                .draft
-                .find(Kind::Truncated, Place { seq, ..place }, what);
-        }
-        match self.root_at_head {
-            Some(root) if root == head.root => {}
-            Some(_) => {
-                let what = format!(
-                    "the first {} lines are not those of the published head: the history was rewritten",
-                    head.size
-                );
-                self.draft.find(Kind::Rewritten, place, what);
-            }
-            None => self.draft.note(About::Head, 1, || {
-                format!(
-                    "the published head ({} lines) could not be compared: its lines are not all there",
-                    head.size
-                )
-            }),
-        }
+        let count = seq.min(hole.to) + 1 - hole.from;
+        self.draft.note(About::Removed, count, || {
+            format!("with their files, up to file {file} and seq {seq}, as the chain says")
+        });
+        hole.from = seq + 1;
+        hole.files = (last > file).then_some((file + 1, last));
     }
 
     /// What signatures say of the end.
     pub(super) fn settle_signatures(&mut self) {
+        // Nothing was checked at all, or nothing at the end: which has been said.
+        if self.file.unchecked {
+            return;
+        }
         let (signed, end) = (
             self.draft.counts.signed_through.unwrap_or(0),
             self.last.as_ref().map_or(0, |last| last.seq),
@@ -149,10 +109,7 @@ impl Judge<'_> {
                 Trust::Public(_) => "the public key alone cannot tell whether they are genuine",
             };
             self.draft.note(About::Unsigned, end - signed, || {
-                format!(
-                    "lines after the last checkpoint, from seq {}: {by}",
-                    signed + 1
-                )
+                format!("from seq {}: {by}", signed + 1)
             });
         }
     }

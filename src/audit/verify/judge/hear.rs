@@ -5,6 +5,9 @@ use super::{
     Signed, Tree, Trust, Upkeep,
 };
 
+/// The cause of a gap that somebody made who changed a file.
+const DAMAGED: &str = "damaged";
+
 /// What lines say about the chain itself.
 impl Judge<'_> {
     pub(super) fn hear(&mut self, line: &Line<'_>, kept: Kept) {
@@ -14,7 +17,7 @@ impl Judge<'_> {
             Upkeep::ClockStep { ms } => {
                 let place = self.at.to_string();
                 self.draft.note(About::ClockSteps, 1, || {
-                    format!("times jump where the clock was set, first by {ms} ms at {place}")
+                    format!("the first by {ms} ms, at {place}")
                 });
             }
             Upkeep::FileOpened(opened) => self.hear_opened(line, opened),
@@ -42,9 +45,11 @@ impl Judge<'_> {
     fn hear_gap(&mut self, gap: &Gap) {
         let place = self.at.to_string();
         if let Some(lost) = gap.lost.filter(|lost| *lost > 0) {
-            self.draft.counts.lost += lost;
+            // A line that only its chain vouches for may say any number.
+            let lost_so_far = &mut self.draft.counts.lost;
+            *lost_so_far = lost_so_far.saturating_add(lost);
             self.draft.note(About::Lost, lost, || {
-                format!("events are lost, as the gateway itself recorded, first at {place}")
+                format!("as the gateway itself recorded, first at {place}")
             });
         }
         let Some(file) = gap.file else {
@@ -55,9 +60,21 @@ impl Judge<'_> {
             self.passed_over.remove(&file);
         }
         let bytes = gap.bytes.unwrap_or(0);
+        if gap.cause == DAMAGED {
+            let from = gap.from_byte.unwrap_or(0);
+            let what = format!(
+                "{bytes} bytes of file {file}, from byte {from} on, were set aside when the gateway started, with at \
+                 least one whole line among them: no crash leaves that. Compare their copy (audit-{file:08}.torn-{from}) \
+                 with the second place, or the chain with a published head"
+            );
+            return self.find(Kind::SetAside, what);
+        }
+        if bytes == 0 {
+            return;
+        }
         self.draft.note(About::SetAside, bytes, || {
             format!(
-                "bytes at the end of a file were set aside, as recorded at {place} ({})",
+                "at the end of a file, as recorded at {place} ({})",
                 gap.cause.escape_debug()
             )
         });
@@ -67,14 +84,12 @@ impl Judge<'_> {
         match self.trust {
             Trust::Keys(_) => self.check_key(line, &opened),
             Trust::Public(keys) => {
-                let given = |key: &PublicKey| key.to_string() == opened.public_key;
-                if !keys.iter().any(given) {
-                    let what = format!(
-                        "the file says that it is signed with another public key, {}: either the chain was \
-                         written by somebody else, or audit.key was changed here and both keys must be given",
-                        opened.public_key.escape_debug()
-                    );
-                    self.find(Kind::UnknownKey, what);
+                let named = |key: &&PublicKey| key.to_string() == opened.public_key;
+                self.file.public = keys.iter().find(named).cloned();
+                if self.file.public.is_some() {
+                    self.meet_known(&opened.public_key);
+                } else {
+                    self.meet_unknown(&opened.public_key);
                 }
             }
         }
@@ -90,11 +105,12 @@ impl Judge<'_> {
         };
         if key.id().to_string() != opened.key || key.public(&node).to_string() != opened.public_key
         {
-            self.find(
+            return self.find(
                 Kind::UnknownKey,
                 "names another key than the one it is written with",
             );
         }
+        self.meet_known(&opened.public_key);
     }
 
     /// Compares the tree that a line lists with the one that the lines before it make, or goes on with it
@@ -108,7 +124,7 @@ impl Judge<'_> {
             );
         }
         self.tree = listed;
-        self.look_at_head();
+        self.look_at_heads();
     }
 
     /// Between which lines something was changed, where a root shows it.
@@ -128,12 +144,15 @@ impl Judge<'_> {
             size: signed.size,
             root: signed.root,
         };
+        if self.file.unchecked {
+            return self.check_tree(line, signed.subtrees);
+        }
         let signer = self.signers(&checkpoint.node).into_iter();
         let signer = signer.filter(|key| key.made(&signed.signature, &checkpoint));
         let Some(signer) = signer.last() else {
             let what = match self.trust {
                 Trust::Keys(_) => "the checkpoint is not signed by the key of its file",
-                Trust::Public(_) => "the checkpoint is not signed by the public key that was given",
+                Trust::Public(_) => "the checkpoint is not signed by the public key of its file",
             };
             self.find(Kind::Signature, what);
             return self.check_tree(line, signed.subtrees);
@@ -165,7 +184,10 @@ impl Judge<'_> {
         match (self.trust, &self.file.key) {
             (Trust::Keys(_), Some(key)) => vec![key.public(node)],
             (Trust::Keys(keys), None) => keys.all().map(|key| key.public(node)).collect(),
-            (Trust::Public(keys), _) => keys.clone(),
+            (Trust::Public(keys), _) => match &self.file.public {
+                Some(key) => vec![key.clone()],
+                None => keys.clone(),
+            },
         }
     }
 }

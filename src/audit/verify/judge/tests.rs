@@ -114,6 +114,16 @@ fn chain() -> Files {
 }
 
 fn judge(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, head: Option<&Checkpoint>) -> Report {
+    let heads: Vec<_> = head.into_iter().cloned().collect();
+    judge_with(files, trust, &heads)
+}
+
+fn judge_with(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, heads: &[Checkpoint]) -> Report {
+    let published = |(line, checkpoint): (usize, &Checkpoint)| PublishedHead {
+        line,
+        checkpoint: checkpoint.clone(),
+    };
+    let heads: Vec<_> = (1..).zip(heads).map(published).collect();
     let lines = |bytes: &[u8]| -> Vec<Vec<u8>> {
         bytes
             .split_inclusive(|byte| *byte == b'\n')
@@ -126,7 +136,7 @@ fn judge(files: &BTreeMap<u64, Vec<u8>>, trust: &Trust, head: Option<&Checkpoint
             cuts.extend(cut_of(*number, line.trim_ascii_end()));
         }
     }
-    let mut judge = Judge::new(trust, head, &cuts);
+    let mut judge = Judge::new(trust, &heads, &cuts);
     for (number, bytes) in files {
         judge.begin(*number, &format!("{number}"), false);
         for line in lines(bytes) {
@@ -325,6 +335,13 @@ fn one_wound_is_one_finding() {
     assert_eq!(report(&double), [Kind::Doubled]);
     let break_in_two = |lines: &mut Vec<(u64, Vec<u8>)>| lines[at].1[60] = b'\n';
     assert_eq!(report(&break_in_two), [Kind::Malformed, Kind::Malformed]);
+    // Nobody is to publish what such a chain ends with.
+    let mut lines = original.clone();
+    edit(&mut lines);
+    assert_eq!(
+        both(&of_lines(&lines), &head).map(|report| report.head),
+        [None, None]
+    );
     // Two that are far apart are two.
     let twice = |lines: &mut Vec<(u64, Vec<u8>)>| {
         lines[at].1[60] ^= 1;
@@ -405,8 +422,13 @@ fn a_chain_that_was_rewritten_or_rolled_back_is_not_the_published_one() {
         assert!(kinds(&report).contains(&Kind::Rewritten), "{report:?}");
         assert_eq!(report.integrity, Verdict::Broken);
     }
-    let [_, by_key] = both(&forged.numbered(), &head);
-    assert!(kinds(&by_key).contains(&Kind::Signature));
+    // In the name of the key, and with another.
+    let mut named = Files::begin("gw-1", 1);
+    named.open();
+    named.change_key(9);
+    named.checkpoint();
+    let report = judge(&named.numbered(), &public(&[1, 2]), None);
+    assert_eq!(first(&report).kind, Kind::Signature, "{report:?}");
     // By who has the key.
     let mut rewritten = Files::begin("gw-1", 1);
     for _ in 0..5 {
@@ -420,23 +442,165 @@ fn a_chain_that_was_rewritten_or_rolled_back_is_not_the_published_one() {
     let old: BTreeMap<_, _> = files.numbered().into_iter().take(3).collect();
     for report in both(&old, &head) {
         assert_eq!(kinds(&report), [Kind::Truncated], "{report:?}");
+        assert_eq!(report.head, None);
     }
     let report = judge(&old, &keys(&[1, 2]), None);
     assert!(report.is_whole() && note(&report, About::Head).is_some());
 }
 
+/// The heads after each of the files.
+fn heads(files: &Files) -> Vec<Checkpoint> {
+    let node = files.chain.node();
+    let mut tree = Tree::default();
+    let mut head = |file: &Vec<u8>| {
+        let lines = file.split_inclusive(|byte| *byte == b'\n');
+        lines.for_each(|line| tree.push(Hash::of_leaf(line.trim_ascii_end())));
+        Checkpoint {
+            node: node.clone(),
+            size: tree.size(),
+            root: tree.root(),
+        }
+    };
+    files.files.iter().map(&mut head).collect()
+}
+
 #[test]
-fn a_key_that_was_not_given_is_said_to_be_missing() {
+fn every_published_head_is_compared_and_the_first_that_differs_is_located() {
     let files = chain();
+    let (mut all, heads) = (files.numbered(), heads(&files));
+    for trust in [keys(&[1, 2]), public(&[1, 2])] {
+        let judge = |heads: &[Checkpoint]| judge_with(&all, &trust, heads);
+        let report = judge(&heads);
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!((report.counts.heads, report.counts.heads_compared), (5, 5));
+        for wrong in 0..5 {
+            let (mut heads, place) = (heads.clone(), u64::try_from(wrong).unwrap() + 1);
+            heads[wrong].root = Hash::of_leaf(b"another");
+            heads.rotate_left(2);
+            let report = judge(&heads);
+            assert_eq!(kinds(&report), [Kind::Rewritten], "{report:?}");
+            let found = &first(&report).place;
+            assert_eq!(
+                (found.number, found.seq),
+                (place, Some(heads[(wrong + 3) % 5].size))
+            );
+            let lines = all[&place].split(|byte| *byte == b'\n').count() - 1;
+            assert_eq!(found.line, u64::try_from(lines).unwrap());
+            let line = format!("line {} of its file", (wrong + 3) % 5 + 1);
+            assert!(first(&report).what.contains(&line), "{report:?}");
+        }
+    }
+    all.remove(&5);
+    all.remove(&4);
+    let report = judge_with(&all, &keys(&[1, 2]), &heads);
+    assert_eq!(kinds(&report), [Kind::Truncated], "{report:?}");
+    assert_eq!(first(&report).place.seq, Some(heads[2].size + 1));
+    let told = format!("(line 5 of its file) has {} lines", heads[4].size);
+    assert!(first(&report).what.contains(&told), "{report:?}");
+}
+
+#[test]
+fn a_head_that_is_of_another_node_or_cannot_be_compared_is_no_good_end() {
+    let mut files = chain();
+    let old = heads(&files);
+    let mut other = files.head();
+    other.node = "gw-2".try_into().unwrap();
+    let report = judge(&files.numbered(), &keys(&[1, 2]), Some(&other));
+    assert_eq!(kinds(&report), [Kind::Foreign], "{report:?}");
+    let told = "the published head is of node gw-2, the chain is of node gw-1";
+    assert!(first(&report).what.contains(told), "{report:?}");
+    assert_eq!(report.counts.heads_compared, 0);
+    let through_seq = old[1].size;
+    files.keep(Upkeep::FilesRemoved(Removed {
+        through_file: 2,
+        through_seq,
+        cause: "age".into(),
+    }));
+    files.checkpoint();
+    let mut left = files.numbered();
+    left.remove(&1);
+    left.remove(&2);
+    let newest = files.head();
+    for trust in [keys(&[1, 2]), public(&[1, 2])] {
+        let judge = |heads: &[Checkpoint]| judge_with(&left, &trust, heads);
+        // The first file that is left says which tree it follows.
+        assert!(judge(&old[1..]).is_whole());
+        let report = judge(&old[..1]);
+        assert_eq!(kinds(&report), [Kind::Uncompared], "{report:?}");
+        assert_eq!(report.completeness, Verdict::Broken);
+        assert_eq!((report.counts.heads, report.counts.heads_compared), (1, 0));
+        let report = judge(&[newest.clone(), old[0].clone()]);
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!(note(&report, About::OldHeads), Some(1));
+        assert_eq!((report.counts.heads, report.counts.heads_compared), (2, 1));
+    }
+    // A newer one says nothing of lines that nobody removed.
+    left.remove(&3);
+    let mut lost = old[2].clone();
+    lost.size -= 1;
+    let report = judge_with(&left, &keys(&[1, 2]), &[lost, newest]);
+    assert!(kinds(&report).contains(&Kind::Uncompared), "{report:?}");
+}
+
+#[test]
+fn a_key_that_was_not_given_is_said_once_and_first_where_none_of_the_given_ones_is_right() {
+    let files = chain();
+    let text = |trust: &Trust, secret: u8| match trust {
+        Trust::Keys(_) => key(secret).id().to_string(),
+        Trust::Public(_) => key(secret).public(files.chain.node()).to_string(),
+    };
     for trust in [keys(&[2]), public(&[2])] {
         let report = judge(&files.numbered(), &trust, None);
+        assert_eq!(kinds(&report), [Kind::UnknownKey], "{report:?}");
         let found = first(&report);
-        assert_eq!((found.kind, found.place.number), (Kind::UnknownKey, 1));
-        let named = match trust {
-            Trust::Keys(_) => key(1).id().to_string(),
-            Trust::Public(_) => key(1).public(files.chain.node()).to_string(),
-        };
-        assert!(found.what.contains(&named), "{found:?}");
+        assert_eq!((found.place.number, found.place.line), (1, 1));
+        assert!(found.what.starts_with("the file says"), "{found:?}");
+        assert!(found.what.contains(&text(&trust, 1)), "{found:?}");
+        assert_eq!(note(&report, About::Unsigned), Some(1));
+    }
+    for trust in [keys(&[3, 4]), public(&[3, 4])] {
+        let report = judge(&files.numbered(), &trust, None);
+        assert_eq!(kinds(&report), [Kind::UnknownKey; 2], "{report:?}");
+        for (found, secret) in report.findings.iter().zip([1, 2]) {
+            assert!(found.what.starts_with("none of the given"), "{found:?}");
+            assert!(found.what.contains(&text(&trust, secret)), "{found:?}");
+        }
+        assert_eq!(note(&report, About::Unsigned), None);
+    }
+}
+
+#[test]
+fn a_key_that_was_replaced_does_not_come_back() {
+    for (secrets, retired) in [
+        (&[1, 1, 2, 2, 3][..], vec![]),
+        (&[1, 2, 1], vec![3]),
+        (&[1, 2, 3, 1, 1, 2], vec![4, 6]),
+    ] {
+        let mut files = Files::begin("gw-1", 1);
+        for secret in secrets {
+            files.change_key(*secret);
+            files.open();
+            files.requests(3);
+        }
+        // In whatever order they are given.
+        for all in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
+            for trust in [keys(&all), public(&all)] {
+                let report = judge(&files.numbered(), &trust, Some(&files.head()));
+                let places = report.findings.iter().map(|found| found.place.number);
+                assert_eq!(places.collect::<Vec<_>>(), retired, "{report:?}");
+                assert!(kinds(&report).iter().all(|kind| *kind == Kind::RetiredKey));
+                assert_eq!(report.integrity == Verdict::Ok, retired.is_empty());
+            }
+        }
+    }
+    // Nor in the name of the one that is in use.
+    let mut files = chain();
+    files.open();
+    files.change_key(1);
+    files.requests(1);
+    for report in both(&files.numbered(), &files.head()) {
+        assert_eq!(report.integrity, Verdict::Broken, "{report:?}");
+        assert_eq!(first(&report).place.number, 6);
     }
 }
 
@@ -469,7 +633,11 @@ fn removed_files_are_missed_only_beyond_what_the_chain_says() {
     further.remove(&3);
     for report in both(&further, &head) {
         let found = first(&report);
-        assert_eq!(found.place.seq, Some(1), "{report:?}");
+        assert_eq!(kinds(&report)[0], Kind::MissingFiles);
+        // What the chain says is a note, and only what it does not say is missing.
+        assert_eq!(found.place.seq, Some(through + 1), "{report:?}");
+        assert!(found.what.starts_with("file 3 is missing"), "{report:?}");
+        assert_eq!(note(&report, About::Removed), Some(through));
         assert_eq!(report.completeness, Verdict::Broken);
     }
     let line_break = left[&3].iter().position(|byte| *byte == b'\n').unwrap();
@@ -529,12 +697,15 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
     let head = files.head();
     for bytes in [failed.clone(), failed[..certain].to_vec()] {
         let mut all = files.numbered();
-        all.insert(1, bytes);
+        all.insert(1, bytes.clone());
         for report in both(&all, &head) {
             assert!(report.is_whole(), "{report:?}");
             assert_eq!(note(&report, About::Lost), Some(17));
             assert_eq!(report.counts.lost, 17);
-            assert!(note(&report, About::SetAside).is_some());
+            // Nothing is said of what is not there.
+            let beyond = u64::try_from(bytes.len() - certain).unwrap();
+            assert_eq!(note(&report, About::SetAside).unwrap_or(0), beyond);
+            assert_eq!(note(&report, About::SetAside).is_some(), beyond > 0);
         }
     }
     // A gap is believed when a good line says it.
@@ -557,6 +728,59 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
     let report = judge(&silent.numbered(), &keys(&[1]), None);
     assert!(kinds(&report).contains(&Kind::Unexplained), "{report:?}");
     assert_eq!(first(&report).place.number, 1);
+}
+
+#[test]
+fn numbers_that_anybody_may_have_written_add_up_to_no_overflow() {
+    let mut files = chain();
+    files.open();
+    for _ in 0..2 {
+        files.keep(Upkeep::AuditGap(Gap {
+            cause: "torn".into(),
+            lost: Some(u64::MAX),
+            file: Some(u64::MAX),
+            from_byte: Some(u64::MAX),
+            bytes: Some(u64::MAX),
+        }));
+    }
+    files.requests(3);
+    let mut all = files.numbered();
+    let last = all.remove(&6).unwrap();
+    all.insert(u64::MAX, last);
+    for report in both(&all, &files.head()) {
+        assert_eq!(report.counts.lost, u64::MAX);
+        assert_eq!(note(&report, About::SetAside), Some(u64::MAX));
+        assert_eq!(kinds(&report), [Kind::Misnamed], "{report:?}");
+    }
+}
+
+#[test]
+fn whole_lines_that_a_start_set_aside_are_missing_and_half_a_line_is_not() {
+    for (cause, kind) in [("torn", None), ("damaged", Some(Kind::SetAside))] {
+        let mut files = chain();
+        files.open();
+        files.keep(Upkeep::AuditGap(Gap {
+            cause: cause.into(),
+            file: Some(5),
+            from_byte: Some(u64::try_from(files.files[4].len()).unwrap()),
+            bytes: Some(4711),
+            lost: None,
+        }));
+        files.requests(3);
+        for report in both(&files.numbered(), &files.head()) {
+            assert_eq!(kinds(&report), Vec::from_iter(kind), "{report:?}");
+            assert_eq!(report.integrity, Verdict::Ok);
+            assert_eq!(report.is_whole(), kind.is_none());
+            assert_eq!(note(&report, About::SetAside).is_some(), kind.is_none());
+            let Some(found) = report.findings.first() else {
+                continue;
+            };
+            let copy = format!("(audit-00000005.torn-{})", files.files[4].len());
+            assert!(found.what.contains(&copy), "{found:?}");
+            assert!(found.what.starts_with("4711 bytes of file 5,"), "{found:?}");
+            assert_eq!((found.place.number, found.place.line), (6, 2));
+        }
+    }
 }
 
 #[test]
