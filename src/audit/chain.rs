@@ -257,8 +257,9 @@ pub struct Removed {
 /// See [`Upkeep::AuditGap`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Gap {
-    /// `torn`: what a crash left half-written was set aside. `write_failed`: the disk did not take what
-    /// was written. `lost`: there was no room to wait for the disk in.
+    /// `torn`: what a crash left half-written was set aside. `damaged`: so were whole lines that are not as
+    /// they were written. `write_failed`: the disk did not take what was written. `lost`: there was no room
+    /// to wait for the disk in.
     pub cause: String,
     /// How many events are lost; none where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 //! ```text
 //! audit-00000001.jsonl.zst   closed
 //! audit-00000002.jsonl       being written
-//! audit-00000002.torn-…      what a crash left half-written
+//! audit-00000002.torn-…      what a start set aside: half a line of a crash, or lines that were damaged
 //! ```
 
 use std::{

@@ -272,6 +272,63 @@ async fn what_is_set_aside_is_said_though_the_start_that_does_it_fails() {
     assert_eq!(aside.count(), 1);
 }
 
+/// The bytes of a chain's only file after `intents` of them, and where its lines begin.
+async fn written(intents: usize) -> (Vec<u8>, Vec<usize>) {
+    let folder = TempDir::new().unwrap();
+    let trail = open(&settings(folder.path()));
+    for _ in 0..intents {
+        let event = step("intent", RequestId::mint());
+        trail.record(&event).durable().await.unwrap();
+    }
+    let bytes = fs::read(folder.path().join("audit-00000001.jsonl")).unwrap();
+    let breaks = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    let begins = [0].into_iter().chain(breaks.map(|(at, _)| at + 1));
+    let begins = begins.collect();
+    (bytes, begins)
+}
+
+#[tokio::test]
+async fn an_end_with_whole_lines_that_do_not_count_is_damaged_and_a_piece_of_one_is_torn() {
+    let (bytes, begins) = written(4).await;
+    let (other, _) = written(4).await;
+    let [.., third, last, end] = begins[..] else {
+        panic!("{begins:?}")
+    };
+    let mut changed = bytes.clone();
+    changed[third + 40] ^= 1;
+    // Good lines, in another chain of the same name and key.
+    let foreign = [&bytes[..last], &other[last..]].concat();
+    let inserted = [&bytes[..last], b"x\n", &bytes[last..]].concat();
+    let doubled = [&bytes[..], &bytes[last..]].concat();
+    let both = [&bytes[..end - 1], b"x\n{\"v\":1"].concat();
+    for (what, bytes, from, cause) in [
+        ("cut", bytes[..end - 1].to_vec(), last, "torn"),
+        ("changed", changed, third, "damaged"),
+        ("foreign", foreign, last, "damaged"),
+        ("inserted", inserted, last, "damaged"),
+        ("doubled", doubled, end, "damaged"),
+        ("changed and cut", both, last, "damaged"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("audit-00000001.jsonl"), &bytes).unwrap();
+        close(open(&settings(folder.path()))).await;
+        let events = chain(folder.path());
+        let gaps = of_kind(&events, "audit_gap");
+        let told: Vec<_> = gaps
+            .iter()
+            .map(|gap| [&gap["cause"], &gap["from_byte"], &gap["bytes"]].map(Value::to_string))
+            .collect();
+        let expected = [
+            format!("{cause:?}"),
+            from.to_string(),
+            (bytes.len() - from).to_string(),
+        ];
+        assert_eq!(told, [expected], "{what}");
+        let aside = folder.path().join(format!("audit-00000001.torn-{from}"));
+        assert_eq!(fs::read(aside).unwrap(), &bytes[from..], "{what}");
+    }
+}
+
 #[tokio::test]
 async fn requests_that_were_under_way_are_ended_though_their_intent_is_in_an_older_file() {
     let folder = TempDir::new().unwrap();
