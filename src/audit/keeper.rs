@@ -138,6 +138,10 @@ impl Rounds {
         for file in files.iter().filter(|file| file.number <= through) {
             fs::remove_file(&file.path)?;
         }
+        // What is left of them may hold whole lines, of the same people.
+        for path in self.folder.set_aside(through)? {
+            fs::remove_file(path)?;
+        }
         sync(&self.folder)
     }
 
@@ -343,14 +347,18 @@ mod tests {
         folder.files().unwrap()
     }
 
-    fn rounds(folder: &Path, keep: i64, keep_files: Option<u64>) -> Rounds {
+    fn queue() -> Arc<Queue> {
         let rejections = Rejections::new(None, Duration::ZERO, clock::instant());
+        Arc::new(Queue::new(Duration::ZERO, rejections))
+    }
+
+    fn rounds(folder: &Path, keep: i64, keep_files: Option<u64>) -> Rounds {
         Rounds {
             folder: Folder::new(folder),
             keep: Some(days(keep).unsigned_abs()),
             keep_files,
             rotate_every: days(1).unsigned_abs(),
-            queue: Arc::new(Queue::new(Duration::ZERO, rejections)),
+            queue: queue(),
             last_closed: u64::MAX,
             waits: false,
             unreadable: BTreeSet::new(),
@@ -426,5 +434,39 @@ mod tests {
         assert_eq!(due(2, Some(4)), Some((6, "age".into())));
         assert_eq!(due(2, Some(3)), Some((7, "count".into())));
         assert_eq!(due(YEAR, Some(5)), Some((4, "count".into())));
+    }
+
+    #[test]
+    fn no_file_is_removed_that_is_not_closed_or_whose_removal_is_not_on_record() {
+        let folder = TempDir::new().unwrap();
+        let files = files(folder.path(), &[-3, -2, -1, 0]);
+        let mut rounds = rounds(folder.path(), YEAR, Some(1));
+        rounds.last_closed = 2;
+        let due = rounds
+            .due(&files, now())
+            .map(|removed| removed.through_file);
+        assert_eq!(due, Some(2));
+        // Nobody writes what it hands over.
+        rounds.queue.end(0);
+        rounds.remove_old().unwrap_err();
+        assert_eq!(rounds.folder.files().unwrap(), files);
+        rounds.queue = queue();
+        let taken = Arc::clone(&rounds.queue);
+        let writer = thread::spawn(move || {
+            let now = clock::instant();
+            let work = taken.take(now, now + Duration::from_mins(1));
+            // It gives up, without a word.
+            drop(work);
+        });
+        rounds.remove_old().unwrap_err();
+        writer.join().unwrap();
+        assert_eq!(rounds.folder.files().unwrap(), files);
+    }
+
+    #[test]
+    fn a_copy_is_the_same_byte_for_byte_and_to_the_end() {
+        let is_same = |one: &[u8], other: &[u8]| same(one, other).unwrap();
+        assert!(is_same(b"", b"") && is_same(b"ab", b"ab"));
+        assert!(!is_same(b"ab", b"ac") && !is_same(b"ab", b"a") && !is_same(b"", b"a"));
     }
 }
