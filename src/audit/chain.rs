@@ -83,6 +83,11 @@ impl Chain {
         &self.node
     }
 
+    /// With what its checkpoints are checked.
+    pub(super) fn public_key(&self) -> String {
+        self.key.public(&self.node).to_string()
+    }
+
     pub(super) const fn state(&self) -> &State {
         &self.state
     }
@@ -149,7 +154,7 @@ impl Chain {
         let upkeep = Upkeep::FileOpened(Opened {
             file,
             key: self.key.id().to_string(),
-            public_key: self.key.public(&self.node).to_string(),
+            public_key: self.public_key(),
             subtrees: self.state.tree.subtrees().to_vec(),
             open: self.open.iter().take(MOST_OPEN).copied().collect(),
         });

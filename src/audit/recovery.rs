@@ -154,10 +154,14 @@ fn is_as_written(file: &AuditFile) -> Result<(), OpenError> {
     (!file.compressed).then_some(()).ok_or_else(no_chain)
 }
 
+/// Where what does not count of a file goes.
+pub(super) fn aside(path: &Path, name: &str) -> PathBuf {
+    path.with_extension(format!("torn-{name}"))
+}
+
 /// Copies the end of a file, from this byte on, into a file of its own beside it; how many bytes that are.
 fn set_aside(file: &AuditFile, from: u64, name: &str) -> io::Result<u64> {
-    let stem = file.path.with_extension("");
-    let aside = format!("{}.torn-{name}", stem.display());
+    let aside = aside(&file.path, name);
     let mut source = File::open(&file.path)?;
     source.seek(SeekFrom::Start(from))?;
     let mut copy = private().create(true).truncate(true).open(aside)?;
