@@ -11,7 +11,7 @@ pub(crate) mod import;
 pub(crate) mod revocations;
 pub(crate) mod usage;
 
-use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, io::ErrorKind, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -255,6 +255,9 @@ fn expose(token: &SecretString) -> &[u8] {
 const fn mend(why: AuditUnavailable) -> &'static str {
     match why {
         AuditUnavailable::Closed => "the gateway has ended; start it again",
+        AuditUnavailable::Disk(ErrorKind::NotFound) => {
+            "put it back, and the gateway goes on by itself; or start it again, and it begins there anew"
+        }
         AuditUnavailable::Disk(_) => {
             "make room on the disk of `audit.path`, or mend it; the gateway goes on by itself"
         }
