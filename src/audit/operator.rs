@@ -135,6 +135,8 @@ pub enum Action {
     CachePurge,
     /// A rejected credential is tried again.
     CredentialRetry,
+    /// DCAMS is asked whether it accepts a credential; the question has events of its own.
+    CredentialTest,
     /// What the gateway has of a person is removed.
     CustomerForget,
     /// Customers become a tenant's own.
@@ -254,6 +256,11 @@ impl<'a> Scribe<'a> {
     /// Who it is.
     pub const fn actor(self) -> &'a Actor {
         self.actor
+    }
+
+    /// Where it is written down.
+    pub const fn audit(self) -> &'a AuditTrail {
+        self.audit
     }
 
     /// With which people become pseudonyms in the trail.
