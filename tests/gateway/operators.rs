@@ -235,6 +235,10 @@ async fn while_the_disk_is_full_nothing_an_operator_wants_is_done_or_told() {
 
     disk.free();
     until_served(&world, &token, &lookup(CreateOrUpdateCustomer)).await;
+    let acts = lines(world.folder()).into_iter();
+    let acts = acts.filter(|line| line["event"] == "admin" || line["event"] == "config_reloaded");
+    // Import and revocation were done before.
+    says_that_nothing_was_done(&acts.skip(4).collect::<Vec<_>>(), 13);
     let usage = call(&world, Method::GET, "usage?tenant=other", None).await;
     assert_eq!(usage.json()["tenants"][0]["limits"][0]["granted"], 0);
     let listed = call(&world, Method::GET, "revocations", None).await.json();
@@ -245,6 +249,57 @@ async fn while_the_disk_is_full_nothing_an_operator_wants_is_done_or_told() {
         assert_eq!(owner.json()["tenant"], tenant, "{email}");
     }
     assert_eq!(world.reload().await.json()["changed"], true);
+}
+
+/// All that was announced has a result behind it that says that nothing came of it.
+fn says_that_nothing_was_done(acts: &[Value], count: usize) {
+    let refused = |act: &&Value| act["result"] == "refused";
+    let (refused, announced): (Vec<_>, Vec<_>) = acts.iter().partition(refused);
+    assert_eq!(refused.len(), count, "{acts:#?}");
+    for act in announced {
+        let what = [
+            "event",
+            "action",
+            "tenant",
+            "customers",
+            "revocation",
+            "policy",
+        ];
+        let same = |end: &&Value| what.iter().all(|name| end[name] == act[name]);
+        let end = refused.iter().find(|end| same(&&***end));
+        let end = end.unwrap_or_else(|| panic!("{act} has no end"));
+        assert!(end["seq"].as_u64() > act["seq"].as_u64());
+    }
+}
+
+#[tokio::test]
+async fn what_was_announced_too_late_is_said_not_to_have_been_done() {
+    let folder = TempDir::new().unwrap();
+    write_secrets(folder.path());
+    fs::write(folder.path().join("more.toml"), "").unwrap();
+    let mut settings = load(folder.path(), "http://127.0.0.1:1", &[]).audit;
+    // Nobody waits for so long, and the disk takes it all the same.
+    settings.write_timeout = Duration::from_millis(1);
+    settings.sync_interval = Duration::from_secs(60);
+    let trail = AuditTrail::open(&settings, None).unwrap();
+    let actor = Actor::at_cli(None);
+    let scribe = Scribe::new(&trail, &actor);
+    let begun = scribe.begins(Action::CachePurge, About::default()).await;
+    assert!(begun.is_err());
+    let told = scribe.tells(Action::RevocationList, About::default()).await;
+    assert!(told.is_err());
+    assert!(trail.close(Duration::from_secs(20)).await);
+    let acts = admin(lines(folder.path())).into_iter();
+    let said: Vec<_> = acts
+        .map(|act| json!([act["action"], act["result"]]))
+        .collect();
+    let expected = [
+        json!(["cache_purge", "begun"]),
+        json!(["cache_purge", "refused"]),
+        json!(["revocation_list", null]),
+        json!(["revocation_list", "refused"]),
+    ];
+    assert_eq!(said, expected);
 }
 
 #[tokio::test]
