@@ -100,6 +100,9 @@ impl Admin {
         let path = parts.uri.path();
         let probe = matches!(path, "/livez" | "/readyz");
         if !probe && !self.is_allowed(&parts.headers) {
+            let named = parts.headers.contains_key(AUTHORIZATION);
+            let reason = if named { "wrong" } else { "missing" };
+            self.observers.stranger(peer, reason);
             let why = "send Authorization: Bearer with the admin token\n";
             let mut response = text(StatusCode::UNAUTHORIZED, why);
             let challenge = HeaderValue::from_static(r#"Bearer realm="dcams-gateway admin""#);

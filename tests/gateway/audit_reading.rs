@@ -743,7 +743,7 @@ static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
 });
 
 /// Why a line does not fit.
-fn flaws(line: &Value) -> Vec<String> {
+pub fn flaws(line: &Value) -> Vec<String> {
     SCHEMA
         .iter_errors(line)
         .map(|error| error.to_string())
@@ -877,10 +877,15 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
         request.clone(),
         json!({"phase": "intent", "credential": "demo-1", "cause": "refresh"}),
     );
+    let mut refresh = intent.clone();
+    for who in ["issuer", "subject", "client"] {
+        refresh.as_object_mut().unwrap().remove(who);
+    }
     let event =
         |kind: &str, members: Value| with(json!({"phase": "event", "event": kind}), members);
     for members in [
         intent,
+        refresh,
         json!({"phase": "rejected", "request_id": id, "client": "unknown", "code": "invalid_token",
             "reason": "unknown_key", "http_status": 401, "left_out": 3}),
         json!({"phase": "outcome", "request_id": id, "decision": "forward", "code": "unknown",
