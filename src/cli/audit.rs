@@ -84,14 +84,7 @@ struct Source {
 
 impl Source {
     fn config(&self) -> Result<Option<Config>, CommandError> {
-        if self.config.is_empty() {
-            return Ok(None);
-        }
-        // 1 says that something is wrong with the trail.
-        let refuse = |mistakes: Mistakes| CommandError::Usage(mistakes.to_string());
-        Config::load_with_env(&self.config)
-            .map_err(refuse)
-            .map(Some)
+        config(&self.config)
     }
 
     fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>, CommandError> {
@@ -101,6 +94,16 @@ impl Source {
             None => Err(nowhere()),
         }
     }
+}
+
+/// The configuration at these paths, if there are any.
+fn config(paths: &[PathBuf]) -> Result<Option<Config>, CommandError> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    // 1 says that something is wrong with the trail.
+    let refuse = |mistakes: Mistakes| CommandError::Usage(mistakes.to_string());
+    Config::load_with_env(paths).map_err(refuse).map(Some)
 }
 
 fn nowhere() -> CommandError {

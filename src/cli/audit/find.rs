@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
-    all_read, chain_at, key_of_file, nowhere,
+    all_read, chain_at, config, key_of_file, nowhere,
     show::{Table, on_stdout},
     unless_closed,
 };
@@ -75,11 +75,7 @@ pub(in crate::cli) struct FindArgs {
 }
 
 pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
-    let config = if args.config.is_empty() {
-        None
-    } else {
-        Some(Config::load_with_env(&args.config)?)
-    };
+    let config = config(&args.config)?;
     let keys = match args.request_id {
         // A request's id is no pseudonym.
         Some(_) => None,

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::{io::Interest, net::unix::pipe, time::MissedTickBehavior};
 
 use super::{
-    all_read, chain_at, files_at, nowhere,
+    all_read, chain_at, config, files_at, nowhere,
     show::{Table, on_stdout, stray},
     unless_closed,
 };
@@ -23,7 +23,6 @@ use crate::{
     },
     cli::{CommandError, complain, shutdown_on_signal},
     clock,
-    config::Config,
     units::parse_duration,
 };
 
@@ -95,8 +94,7 @@ pub(super) async fn run(args: TailArgs) -> Result<(), CommandError> {
     let filter = filter(&args, clock::now())?;
     let path = match &args.path {
         Some(path) => path.clone(),
-        None if args.config.is_empty() => return Err(nowhere()),
-        None => Config::load_with_env(&args.config)?.audit.folder,
+        None => config(&args.config)?.ok_or_else(nowhere)?.audit.folder,
     };
     let mut printer = Printer {
         table: on_stdout(),
