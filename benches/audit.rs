@@ -87,7 +87,12 @@ fn settings(folder: &Path, sync_interval: Duration) -> AuditSettings {
     }
 }
 
-fn throughput(parent: &Path, sync_interval: Duration) -> f64 {
+/// Does something with a new trail, and ends that.
+fn with_trail<T>(
+    parent: &Path,
+    sync_interval: Duration,
+    measure: impl AsyncFnOnce(&Arc<AuditTrail>) -> T,
+) -> T {
     let folder = tempfile::tempdir_in(parent).expect("a folder");
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -96,40 +101,39 @@ fn throughput(parent: &Path, sync_interval: Duration) -> f64 {
     runtime.expect("a runtime").block_on(async {
         let trail = AuditTrail::open(&settings(folder.path(), sync_interval), None);
         let trail = Arc::new(trail.expect("a trail"));
+        let measured = measure(&trail).await;
+        trail.close(Duration::from_secs(10)).await;
+        measured
+    })
+}
+
+fn throughput(parent: &Path, sync_interval: Duration) -> f64 {
+    with_trail(parent, sync_interval, async |trail| {
         let begun = Instant::now();
         let tasks: Vec<_> = (0..AT_ONCE)
-            .map(|_| {
-                let trail = Arc::clone(&trail);
-                tokio::spawn(async move {
-                    for _ in 0..EVENTS / AT_ONCE / 2 {
-                        let id = RequestId::mint();
-                        for phase in ["intent", "outcome"] {
-                            let filed = trail.record(&sample(phase, id));
-                            filed.durable().await.expect("on disk");
-                        }
-                    }
-                })
-            })
+            .map(|_| tokio::spawn(requests(Arc::clone(trail))))
             .collect();
         for task in tasks {
             task.await.expect("a task");
         }
-        let took = begun.elapsed().as_secs_f64();
-        trail.close(Duration::from_secs(10)).await;
-        (EVENTS / AT_ONCE / 2 * AT_ONCE * 2) as f64 / took
+        (EVENTS / AT_ONCE / 2 * AT_ONCE * 2) as f64 / begun.elapsed().as_secs_f64()
     })
+}
+
+/// A client's share of the events, one request after the other.
+async fn requests(trail: Arc<AuditTrail>) {
+    for _ in 0..EVENTS / AT_ONCE / 2 {
+        let id = RequestId::mint();
+        for phase in ["intent", "outcome"] {
+            let filed = trail.record(&sample(phase, id));
+            filed.durable().await.expect("on disk");
+        }
+    }
 }
 
 /// How long each waited, sorted.
 fn alone(parent: &Path, sync_interval: Duration) -> Vec<Duration> {
-    let folder = tempfile::tempdir_in(parent).expect("a folder");
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
-    runtime.expect("a runtime").block_on(async {
-        let trail = AuditTrail::open(&settings(folder.path(), sync_interval), None);
-        let trail = trail.expect("a trail");
+    with_trail(parent, sync_interval, async |trail| {
         let mut waits = Vec::new();
         for _ in 0..ALONE {
             let begun = Instant::now();
@@ -137,7 +141,6 @@ fn alone(parent: &Path, sync_interval: Duration) -> Vec<Duration> {
             filed.durable().await.expect("on disk");
             waits.push(begun.elapsed());
         }
-        trail.close(Duration::from_secs(10)).await;
         waits.sort_unstable();
         waits
     })

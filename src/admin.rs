@@ -11,7 +11,7 @@ pub(crate) mod import;
 pub(crate) mod revocations;
 pub(crate) mod usage;
 
-use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, io::ErrorKind, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -100,6 +100,9 @@ impl Admin {
         let path = parts.uri.path();
         let probe = matches!(path, "/livez" | "/readyz");
         if !probe && !self.is_allowed(&parts.headers) {
+            let named = parts.headers.contains_key(AUTHORIZATION);
+            let reason = if named { "wrong" } else { "missing" };
+            self.observers.stranger(peer, reason);
             let why = "send Authorization: Bearer with the admin token\n";
             let mut response = text(StatusCode::UNAUTHORIZED, why);
             let challenge = HeaderValue::from_static(r#"Bearer realm="dcams-gateway admin""#);
@@ -255,6 +258,9 @@ fn expose(token: &SecretString) -> &[u8] {
 const fn mend(why: AuditUnavailable) -> &'static str {
     match why {
         AuditUnavailable::Closed => "the gateway has ended; start it again",
+        AuditUnavailable::Disk(ErrorKind::NotFound) => {
+            "put it back, and the gateway goes on by itself; or start it again, and it begins there anew"
+        }
         AuditUnavailable::Disk(_) => {
             "make room on the disk of `audit.path`, or mend it; the gateway goes on by itself"
         }

@@ -11,6 +11,7 @@ pub mod chain;
 pub mod digest;
 pub mod event;
 pub mod folder;
+mod hold;
 mod keeper;
 pub mod key;
 pub mod line;
@@ -190,7 +191,7 @@ pub enum AuditUnavailable {
     #[error("the audit trail is closed")]
     Closed,
     /// The disk refuses to take it, with this kind of error.
-    #[error("the disk does not take audit events: {0}")]
+    #[error("{}", of_disk(*.0))]
     Disk(io::ErrorKind),
     /// Too much waits for the disk.
     #[error("too many audit events wait for the disk")]
@@ -198,6 +199,14 @@ pub enum AuditUnavailable {
     /// The disk takes longer than `audit.write_timeout`.
     #[error("the disk takes longer than audit.write_timeout to keep an audit event")]
     Slow,
+}
+
+fn of_disk(kind: io::ErrorKind) -> String {
+    if kind == io::ErrorKind::NotFound {
+        return "the folder of `audit.path`, or a file in it, was moved, removed or replaced"
+            .into();
+    }
+    format!("the disk does not take audit events: {kind}")
 }
 
 /// Why a trail cannot be opened.
@@ -246,6 +255,23 @@ pub enum OpenError {
         .0.display()
     )]
     NoChain(PathBuf),
+    /// There is a file where the folder should be.
+    #[error("{} is a file, and `audit.path` names a folder", .0.display())]
+    NoFolder(PathBuf),
+    /// The folder's chain is another user's, who could not read what this one writes.
+    #[error(
+        "the audit trail in {} belongs to user id {owner}, and this process is {user}: run it as that user (`sudo -u '#{owner}' …`), \
+         or give the folder and all that is in it to {user}",
+        path.display()
+    )]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose this process is.
+        user: u32,
+    },
     /// The system gives no thread.
     #[error("cannot start the thread that writes audit events: {0}")]
     Thread(#[source] io::Error),

@@ -38,6 +38,7 @@ pub struct Metrics {
     panics: Counter,
     dropped_fields: Counter,
     answers_withheld: Counter,
+    admin_refused: Counter,
     issuer_keys: Family<IssuerLabels, Gauge>,
     issuer_keys_age: Family<IssuerLabels, Gauge<f64, AtomicU64>>,
     issuer_key_fetches: Family<FetchLabels, Counter>,
@@ -272,6 +273,7 @@ impl Metrics {
             panics: Counter::default(),
             dropped_fields: Counter::default(),
             answers_withheld: Counter::default(),
+            admin_refused: Counter::default(),
             issuer_keys: Family::default(),
             issuer_keys_age: Family::default(),
             issuer_key_fetches: Family::default(),
@@ -340,6 +342,11 @@ impl Metrics {
             "answers_withheld",
             "Answers that were kept back because their outcome could not be recorded in time",
             self.answers_withheld.clone(),
+        );
+        registry.register(
+            "admin_refused",
+            "Requests to the admin listener without the admin token, or with another",
+            self.admin_refused.clone(),
         );
         self.register_issuers(registry);
         self.register_credentials(registry);
@@ -592,6 +599,11 @@ impl Metrics {
     /// Counts an answer that was kept back because its outcome could not be recorded.
     pub fn answer_withheld(&self) {
         self.answers_withheld.inc();
+    }
+
+    /// Counts somebody who has not got the admin token.
+    pub fn admin_refused(&self) {
+        self.admin_refused.inc();
     }
 
     /// Notes how the fetching of one issuer's keys goes, before a page is rendered.

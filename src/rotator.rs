@@ -9,6 +9,7 @@
 
 mod memory;
 mod plan;
+mod probe;
 mod sources;
 
 use std::{
@@ -25,8 +26,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::plan::{Former, Plan, Unread};
 use self::{memory::Note, plan::VaultLink};
+pub use self::{
+    plan::{Former, Plan, Unread},
+    probe::{Probed, Question},
+};
 use crate::{
     audit::event::Deed,
     clock,
@@ -34,18 +38,13 @@ use crate::{
         Account, Credential,
         pool::{Change, Lease, Pool, Standing},
         rotation::{Login, State},
+        source::SourceError,
     },
     ident::{AccountId, CredentialId, Pseudonym},
-    operation::Operation,
     redact::Redacted,
     store::Store,
-    tenant::Disclosure,
     trail::Observers,
-    upstream::{
-        client::{SendError, UpstreamClient},
-        seal::seal_probe,
-        verdict::{interpret, said_of_login},
-    },
+    upstream::client::UpstreamClient,
 };
 
 /// The credentials of every account, kept in rotation.
@@ -95,15 +94,14 @@ pub struct AccountStanding {
     pub troubles: Vec<(CredentialId, &'static str)>,
 }
 
-/// What came of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probed {
-    /// DCAMS knew user and password.
-    Accepted,
-    /// It gave no answer that says anything of them; why, in a word.
-    Nothing(&'static str),
-    /// It refused them.
-    Refused,
+/// What there is to ask DCAMS about a credential with.
+pub struct Testable {
+    /// The client.
+    pub upstream: Arc<UpstreamClient>,
+    /// Whose status is asked for, where the account names somebody.
+    pub probe: Option<Redacted<String>>,
+    /// What is in the credential's source now.
+    pub value: Result<Arc<Credential>, SourceError>,
 }
 
 impl Rotator {
@@ -156,6 +154,19 @@ impl Rotator {
         // Perhaps what is to be tried stands there already, and is not known yet.
         self.sources.send_modify(|count| *count += 1);
         Some(live.pool.retry(credential, clock::now()))
+    }
+
+    /// What is in a credential's source now, whatever is in use, and with which DCAMS is asked about it.
+    /// Nothing where there is no such credential.
+    pub async fn source(&self, account: &AccountId, credential: &CredentialId) -> Option<Testable> {
+        let live = self.accounts.load().get(account).cloned()?;
+        let mut configured = live.settings.credentials.iter();
+        let source = configured.find(|c| c.id == *credential)?.source.clone();
+        Some(Testable {
+            upstream: self.upstream.load_full()?,
+            probe: live.settings.probe.clone(),
+            value: self.read(source).await,
+        })
     }
 
     /// Keeps everything in rotation until `stop`.
@@ -250,18 +261,24 @@ impl Rotator {
             };
             journal.probed.insert(key, now);
             let (rotator, email) = (Arc::clone(self), email.clone());
-            let probing = async move { rotator.send_probe(lease, &email).await };
+            let account = live.settings.id.clone();
+            let probing = async move { rotator.send_probe(&account, lease, &email).await };
             drop(self.tasks.spawn(probing));
         }
         next
     }
 
-    async fn send_probe(&self, lease: Lease, email: &Redacted<String>) {
+    async fn send_probe(&self, account: &AccountId, lease: Lease, email: &Redacted<String>) {
         let Some(upstream) = self.upstream.load_full() else {
             return;
         };
-        let probed = ask(&upstream, lease.credential(), email).await;
-        let said = match probed {
+        let question = Question {
+            audit: &self.observers.audit,
+            account,
+            id: lease.id(),
+            email,
+        };
+        let said = match question.ask(&upstream, lease.credential()).await {
             Probed::Accepted => Some(Login::Accepted),
             Probed::Refused => Some(Login::Refused),
             Probed::Nothing(reason) => {
@@ -274,28 +291,6 @@ impl Rotator {
         };
         lease.end(said, clock::now());
         self.work.notify_one();
-    }
-}
-
-/// Asks DCAMS a harmless question with this credential: the status of that customer, who need not
-/// exist.
-pub async fn ask(
-    upstream: &UpstreamClient,
-    credential: &Credential,
-    email: &Redacted<String>,
-) -> Probed {
-    let question = seal_probe(email.reveal());
-    let reply = match upstream.send(&question, credential).await {
-        Ok(reply) => reply,
-        Err(error) => return Probed::Nothing(SendError::reason(error)),
-    };
-    let (operation, disclosure) = (Operation::GetStatus, Disclosure::Minimal);
-    let judged = interpret(&reply, operation, disclosure, credential.echo());
-    match (said_of_login(judged.as_ref()), judged) {
-        (Some(Login::Accepted), _) => Probed::Accepted,
-        (Some(Login::Refused), _) => Probed::Refused,
-        (None, Err(refusal)) => Probed::Nothing(refusal.reason()),
-        (None, Ok(_)) => Probed::Nothing("nothing"),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::time::Instant;
 use tracing::Level;
 
@@ -59,6 +59,29 @@ impl Observers {
             phase: Phase::Event,
             deed,
         })
+    }
+
+    /// Writes down that somebody without the admin token asked something of the admin listener: an event
+    /// of those of which there are only so many a second, a line of log, and a count.
+    pub fn stranger(&self, peer: Client, reason: &'static str) {
+        self.metrics.admin_refused();
+        let (id, code) = (RequestId::mint(), "admin_token");
+        tracing::warn!(
+            request.id = %id, peer.network = %peer, code, reason,
+            "somebody without the admin token was refused"
+        );
+        self.contain(|| {
+            self.audit.reject(|left_out| Rejected {
+                time: clock::now(),
+                phase: Phase::Rejected,
+                request_id: id,
+                client: peer,
+                code,
+                reason: Some(reason),
+                http_status: StatusCode::UNAUTHORIZED.as_u16(),
+                left_out,
+            });
+        });
     }
 
     fn file(&self, event: &impl Event) -> Filed {

@@ -123,6 +123,7 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a body holds, as it is told to who sent another.
 const CREDENTIAL: &str = "`account` and `credential`";
+const TEST: &str = "`account`, `credential` and, if you like, `email`";
 pub(super) type Answer = Result<(StatusCode, Value), Refusal>;
 
 async fn route<B>(admin: &Admin, scribe: Scribe<'_>, parts: &Parts, body: B) -> Answer
@@ -152,13 +153,20 @@ where
             let retried = credentials::retry(&admin.rotator, scribe, &named).await?;
             Ok((StatusCode::OK, retried))
         }
+        ("/api/credentials/test", &Method::POST) => {
+            let tested = read(&parts.headers, body, TEST).await?;
+            let told = credentials::test(&admin.rotator, scribe, tested).await?;
+            Ok((StatusCode::OK, told))
+        }
         ("/api/reload", &Method::POST) => {
             require_json(&parts.headers)?;
             reload(admin, scribe.actor()).await
         }
-        ("/api/credentials/retry" | "/api/reload", _) => Err(not_allowed("POST")),
+        ("/api/credentials/retry" | "/api/credentials/test" | "/api/reload", _) => {
+            Err(not_allowed("POST"))
+        }
         _ => {
-            let detail = "served here: /api/cache/purge, /api/credentials, /api/credentials/retry, \
+            let detail = "served here: /api/cache/purge, /api/credentials, /api/credentials/{retry,test}, \
                           /api/customers/{forget,import,owner,remove}, /api/reload, /api/revocations, \
                           /api/usage, /api/usage/statement, /api/usage/TENANT/grant";
             Err(Refusal::new(StatusCode::NOT_FOUND, detail))

@@ -3,6 +3,8 @@
 //! Invariant: what is shown names credentials and says how they stand. There is no value in reach
 //! here, nor its length, nor anything made of it.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,9 +12,13 @@ use serde_json::{Value, json};
 
 use super::api::Refusal;
 use crate::{
-    audit::operator::{About, Action, Found, Scribe},
+    audit::operator::{About, Action, Found, Scribe, Unrecorded},
+    credential::{Credential, source::SourceError},
     ident::{AccountId, CredentialId},
-    rotator::{AccountStanding, Rotator},
+    payload::email::is_mailbox,
+    redact::Redacted,
+    rotator::{AccountStanding, Probed, Question, Rotator},
+    upstream::client::UpstreamClient,
 };
 
 /// Which credential is meant.
@@ -23,6 +29,16 @@ pub(crate) struct Named {
     pub(crate) account: AccountId,
     /// Its id there.
     pub(crate) credential: CredentialId,
+}
+
+/// Which credential is to be tested.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tested {
+    account: AccountId,
+    credential: CredentialId,
+    /// Whose status is asked for; left out, that of the account's probe.
+    email: Option<String>,
 }
 
 /// How every credential stands.
@@ -77,6 +93,60 @@ pub(super) async fn retry(
             Ok(json!({ "retried": named }))
         }
     }
+}
+
+/// Asks DCAMS with what is in a credential's source now; nothing changes by it.
+pub(super) async fn test(
+    rotator: &Rotator,
+    scribe: Scribe<'_>,
+    tested: Tested,
+) -> Result<Value, Refusal> {
+    let Tested {
+        account,
+        credential,
+        email,
+    } = tested;
+    if email.as_deref().is_some_and(|email| !is_mailbox(email)) {
+        let why = "`email` is no email address";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+    }
+    let known = rotator.source(&account, &credential).await;
+    let unknown = "the gateway that runs has no such credential: reload its configuration first";
+    let known = known.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, unknown))?;
+    let email = email.map(Redacted::new).or(known.probe);
+    let nobody = "the account has no [accounts.probe]: name an `email`";
+    let email = email.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, nobody))?;
+    let question = Question {
+        audit: scribe.audit(),
+        account: &account,
+        id: &credential,
+        email: &email,
+    };
+    Ok(ask(scribe, question, &known.upstream, known.value).await?)
+}
+
+/// Asks DCAMS about one credential, in an operator's name, and says what it said.
+pub(crate) async fn ask(
+    scribe: Scribe<'_>,
+    question: Question<'_>,
+    upstream: &UpstreamClient,
+    value: Result<Arc<Credential>, SourceError>,
+) -> Result<Value, Unrecorded> {
+    let value = match value {
+        Ok(value) => value,
+        Err(error) => return Ok(json!({ "result": "unread", "reason": error.to_string() })),
+    };
+    let about = About {
+        account: Some(question.account.as_str()),
+        credential: Some(question.id.as_str()),
+        ..About::default()
+    };
+    scribe.tells(Action::CredentialTest, about).await?;
+    Ok(match question.ask(upstream, &value).await {
+        Probed::Accepted => json!({ "result": "accepted" }),
+        Probed::Refused => json!({ "result": "refused" }),
+        Probed::Nothing(reason) => json!({ "result": "nothing", "reason": reason }),
+    })
 }
 
 fn account(account: &AccountStanding) -> Value {

@@ -83,6 +83,11 @@ impl Chain {
         &self.node
     }
 
+    /// With what its checkpoints are checked.
+    pub(super) fn public_key(&self) -> String {
+        self.key.public(&self.node).to_string()
+    }
+
     pub(super) const fn state(&self) -> &State {
         &self.state
     }
@@ -149,7 +154,7 @@ impl Chain {
         let upkeep = Upkeep::FileOpened(Opened {
             file,
             key: self.key.id().to_string(),
-            public_key: self.key.public(&self.node).to_string(),
+            public_key: self.public_key(),
             subtrees: self.state.tree.subtrees().to_vec(),
             open: self.open.iter().take(MOST_OPEN).copied().collect(),
         });
@@ -257,8 +262,9 @@ pub struct Removed {
 /// See [`Upkeep::AuditGap`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Gap {
-    /// `torn`: what a crash left half-written was set aside. `write_failed`: the disk did not take what
-    /// was written. `lost`: there was no room to wait for the disk in.
+    /// `torn`: what a crash left half-written was set aside. `damaged`: so were whole lines that are not as
+    /// they were written. `write_failed`: the disk did not take what was written. `lost`: there was no room
+    /// to wait for the disk in.
     pub cause: String,
     /// How many events are lost; none where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -251,6 +251,58 @@ pub struct Outcome<'a> {
     pub ms: f64,
 }
 
+/// A harmless question of the gateway's own, which shows whether DCAMS accepts a credential: an intent,
+/// on disk before its first byte leaves; with its end an outcome. It is asked in no tenant's name.
+#[derive(Debug, Serialize)]
+pub struct Probe<'a> {
+    /// When it was about to go, or ended.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// `intent`, then `outcome`.
+    pub phase: Phase,
+    /// Its own id, the same in both.
+    #[serde(serialize_with = "as_text")]
+    pub request_id: RequestId,
+    /// Whose credential it is.
+    pub account: &'a str,
+    /// What is asked for.
+    pub service: &'static str,
+    /// How it ended; nothing before.
+    #[serde(flatten)]
+    pub end: Option<ProbeEnd>,
+    /// The credential that it is about.
+    pub credential: &'a str,
+    /// Always `probe`.
+    pub cause: &'static str,
+}
+
+/// How a question of the gateway's own ended.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ProbeEnd {
+    /// Whether it was sent.
+    pub decision: Decision,
+    /// `ok` where DCAMS accepted the credential; an error's code, or `shutting_down`.
+    pub code: &'static str,
+    /// Finer than the code, for the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// How often it was sent.
+    pub attempts: u8,
+    /// What DCAMS answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_status: Option<u16>,
+}
+
+impl Event for Probe<'_> {
+    fn mark(&self) -> Mark {
+        match self.end {
+            None => Mark::Opens(self.request_id),
+            Some(ProbeEnd { attempts: 0, .. }) => Mark::Refuses(self.request_id),
+            Some(_) => Mark::Closes(self.request_id),
+        }
+    }
+}
+
 /// A request that was refused for its token, its proof or its issuer: nobody is known who asked.
 #[derive(Debug, Serialize)]
 pub struct Rejected {

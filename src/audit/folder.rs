@@ -3,7 +3,7 @@
 //! ```text
 //! audit-00000001.jsonl.zst   closed
 //! audit-00000002.jsonl       being written
-//! audit-00000002.torn-…      what a crash left half-written
+//! audit-00000002.torn-…      what a start set aside: half a line of a crash, or lines that were damaged
 //! ```
 
 use std::{
@@ -57,21 +57,42 @@ impl Folder {
         files.dedup_by_key(|file| file.number);
         Ok(files)
     }
+
+    /// What was set aside of its files up to this number.
+    pub(super) fn set_aside(&self, through: u64) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let of =
+                name.and_then(|name| number(name).filter(|(_, rest)| rest.starts_with("torn-")));
+            if of.is_some_and(|(number, _)| number <= through) {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The number in a file's name, and what stands behind it.
+fn number(name: &str) -> Option<(u64, &str)> {
+    let (digits, ending) = name.strip_prefix("audit-")?.split_once('.')?;
+    let plain = digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.parse().ok().filter(|number| plain && *number > 0);
+    Some((number?, ending))
 }
 
 impl AuditFile {
     /// The file at this path, if its name is one of a chain's files.
     pub fn at(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_str()?.strip_prefix("audit-")?;
-        let (digits, ending) = name.split_once('.')?;
+        let (number, ending) = number(path.file_name()?.to_str()?)?;
         let compressed = match ending {
             "jsonl" => false,
             "jsonl.zst" => true,
             _ => return None,
         };
-        let plain = digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
         Some(Self {
-            number: digits.parse().ok().filter(|number| plain && *number > 0)?,
+            number,
             compressed,
             path: path.to_owned(),
         })

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what changes something leaves an event that is durable before it takes effect, and one that
 //! says how it ended; what is read leaves one that is durable before it is told. Where the first cannot be
-//! written nothing is done. Nobody is named but an operator who names himself.
+//! written in time nothing is done, and a result says so later. Nobody is named but an operator who names himself.
 
 use http::{HeaderMap, HeaderValue};
 use serde::{Serialize, Serializer};
@@ -135,6 +135,8 @@ pub enum Action {
     CachePurge,
     /// A rejected credential is tried again.
     CredentialRetry,
+    /// DCAMS is asked whether it accepts a credential; the question has events of its own.
+    CredentialTest,
     /// What the gateway has of a person is removed.
     CustomerForget,
     /// Customers become a tenant's own.
@@ -226,7 +228,7 @@ pub struct Doing<'a> {
     about: About<'a>,
     #[serde(flatten)]
     found: Found,
-    /// `begun`, then how it ended; none of what is only read.
+    /// `begun`, then how it ended; none of what is only read, or `refused` where it was not told after all.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'static str>,
 }
@@ -256,6 +258,11 @@ impl<'a> Scribe<'a> {
         self.actor
     }
 
+    /// Where it is written down.
+    pub const fn audit(self) -> &'a AuditTrail {
+        self.audit
+    }
+
     /// With which people become pseudonyms in the trail.
     pub fn pseudonyms(self) -> &'a PseudonymKey {
         self.audit.pseudonyms()
@@ -266,9 +273,7 @@ impl<'a> Scribe<'a> {
     /// # Errors
     /// [`Unrecorded`]: it must not be told.
     pub async fn tells(self, action: Action, about: About<'_>) -> Result<(), Unrecorded> {
-        let filed = self.file(action, about, Found::default(), None);
-        filed.durable().await?;
-        Ok(())
+        self.announces(action, about, None).await
     }
 
     /// Writes down that something begins.
@@ -280,14 +285,29 @@ impl<'a> Scribe<'a> {
         action: Action,
         about: About<'a>,
     ) -> Result<Underway<'a>, Unrecorded> {
-        let filed = self.file(action, about, Found::default(), Some("begun"));
-        filed.durable().await?;
+        self.announces(action, about, Some("begun")).await?;
         Ok(Underway {
             scribe: self,
             action,
             about,
             ended: false,
         })
+    }
+
+    /// Writes down what is about to be done or told. Where that is not on disk in time it may be there
+    /// later, though nothing was: then there is a result behind it that says so.
+    async fn announces(
+        self,
+        action: Action,
+        about: About<'_>,
+        result: Option<&'static str>,
+    ) -> Result<(), Unrecorded> {
+        let announced = self.file(action, about, Found::default(), result);
+        if let Err(why) = announced.durable().await {
+            drop(self.file(action, about, Found::default(), Some("refused")));
+            return Err(why.into());
+        }
+        Ok(())
     }
 
     fn file(

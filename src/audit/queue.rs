@@ -418,6 +418,32 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_when_it_is_closed_is_refused_and_counted_and_the_end_waits_for_nothing() {
+        let queue = queue();
+        push(&queue, Mark::None, false).unwrap();
+        let closed = queue.close();
+        let now = clock::instant();
+        let later = now + Duration::from_secs(20);
+        let work = queue.take(later, later);
+        assert!(work.last && work.entries.len() == 1 && clock::instant() < later);
+        queue.written(&work.entries, 0);
+        push(&queue, Mark::None, false).unwrap();
+        queue.end(2);
+        assert_eq!(queue.health().lost, 3);
+        assert_eq!(
+            push(&queue, Mark::None, true),
+            Err(AuditUnavailable::Closed)
+        );
+        let health = queue.health();
+        assert_eq!(
+            (health.lost, health.available),
+            (4, Err(AuditUnavailable::Closed))
+        );
+        queue.closed();
+        assert_eq!(closed.blocking_recv(), Ok(()));
+    }
+
+    #[test]
     fn a_disk_that_keeps_an_event_waiting_is_slow_until_it_has_written() {
         let queue = within(Duration::ZERO);
         assert_eq!(queue.health().available, Ok(()));

@@ -68,35 +68,17 @@ pub(super) fn recover(
         let Some(mut scan) = Scan::run(file, settings)? else {
             is_as_written(file)?;
             // It was being begun when the process ended: nothing was recorded in it yet.
+            tracing::warn!(
+                audit.file = file.number,
+                "an audit file without a whole line was set aside: a crash while it was begun, or somebody who cut it"
+            );
             set_aside(file, 0, &now.as_millisecond().to_string())
                 .and_then(|_| fs::remove_file(&file.path))
                 .and_then(|()| sync_folder_of(file))
                 .map_err(failed("set aside", &file.path))?;
             continue;
         };
-        if scan.bad.is_some() {
-            is_as_written(file)?;
-        }
-        let gap = scan.bad.map(|from| {
-            // The same name at each try, until a start has come so far as to cut it off.
-            let bytes = set_aside(file, from, &from.to_string())?;
-            tracing::error!(
-                audit.file = file.number, from_byte = from, bytes,
-                "the end of the last audit file is not as it was written; it was set aside: a crash, or somebody \
-                 who changed it (compare with the second place, or a published head)"
-            );
-            sync_folder_of(file)?;
-            Ok(Gap {
-                cause: "torn".into(),
-                file: Some(file.number),
-                from_byte: Some(from),
-                bytes: Some(bytes),
-                lost: None,
-            })
-        });
-        let gap = gap
-            .transpose()
-            .map_err(failed("set aside the end of", &file.path))?;
+        let gap = scan.bad.map(|bad| bad.set_aside(file)).transpose()?;
         let open = std::mem::take(&mut scan.open);
         return Ok(Some(Recovered {
             node: scan.node,
@@ -104,14 +86,61 @@ pub(super) fn recover(
             open,
             file: file.number,
             gap,
-            cut: scan.bad.map(|from| Cut {
+            cut: scan.bad.map(|bad| Cut {
                 path: file.path.clone(),
-                from,
+                from: bad.from,
             }),
             last: scan.last,
         }));
     }
     Ok(None)
+}
+
+/// The end of a file that does not count.
+#[derive(Clone, Copy)]
+struct Bad {
+    from: u64,
+    /// Whether there is a whole line in it. A process that ends leaves a piece of one at most.
+    lines: bool,
+}
+
+impl Bad {
+    /// Sets it aside; what is to be said of it.
+    fn set_aside(self, file: &AuditFile) -> Result<Gap, OpenError> {
+        is_as_written(file)?;
+        // The same name at each try, until a start has come so far as to cut it off.
+        let bytes = set_aside(file, self.from, &self.from.to_string())
+            .and_then(|bytes| sync_folder_of(file).map(|()| bytes))
+            .map_err(failed("set aside the end of", &file.path))?;
+        let (file, from_byte) = (file.number, self.from);
+        let cause = if self.lines {
+            tracing::error!(
+                audit.file = file,
+                from_byte,
+                bytes,
+                audit.cause = "damaged",
+                "whole lines at the end of the last audit file are not as they were written; they were set aside: \
+                 a power failure, or somebody who changed them (compare with the second place, or a published head)"
+            );
+            "damaged"
+        } else {
+            tracing::warn!(
+                audit.file = file,
+                from_byte,
+                bytes,
+                audit.cause = "torn",
+                "a piece of a line at the end of the last audit file was set aside: a crash, or somebody who cut it"
+            );
+            "torn"
+        };
+        Ok(Gap {
+            cause: cause.into(),
+            file: Some(file),
+            from_byte: Some(from_byte),
+            bytes: Some(bytes),
+            lost: None,
+        })
+    }
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
@@ -125,10 +154,14 @@ fn is_as_written(file: &AuditFile) -> Result<(), OpenError> {
     (!file.compressed).then_some(()).ok_or_else(no_chain)
 }
 
+/// Where what does not count of a file goes.
+pub(super) fn aside(path: &Path, name: &str) -> PathBuf {
+    path.with_extension(format!("torn-{name}"))
+}
+
 /// Copies the end of a file, from this byte on, into a file of its own beside it; how many bytes that are.
 fn set_aside(file: &AuditFile, from: u64, name: &str) -> io::Result<u64> {
-    let stem = file.path.with_extension("");
-    let aside = format!("{}.torn-{name}", stem.display());
+    let aside = aside(&file.path, name);
     let mut source = File::open(&file.path)?;
     source.seek(SeekFrom::Start(from))?;
     let mut copy = private().create(true).truncate(true).open(aside)?;
@@ -157,8 +190,8 @@ struct Scan {
     state: State,
     open: BTreeSet<RequestId>,
     last: Timestamp,
-    /// From which byte on nothing counts.
-    bad: Option<u64>,
+    /// What does not count, up to here.
+    bad: Option<Bad>,
 }
 
 /// What is read of any event.
@@ -186,7 +219,11 @@ impl Scan {
                 (None, Some(line)) => scan = Some(Self::begin(line, file, settings)?),
                 (Some(scan), line) => {
                     if !line.is_some_and(|line| scan.take(line)) {
-                        scan.bad.get_or_insert(offset);
+                        let bad = Bad {
+                            from: offset,
+                            lines: false,
+                        };
+                        scan.bad.get_or_insert(bad).lines |= whole;
                     }
                 }
             }

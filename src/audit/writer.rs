@@ -8,7 +8,6 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     mem,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -23,10 +22,11 @@ use super::{
     chain::{Chain, Gap, Mark, State, Upkeep},
     event::{Event, Interrupted},
     folder::Folder,
+    hold::{Hold, is_named},
     keeper::Keeper,
     line::Position,
     queue::{Entry, Queue, Work},
-    recovery::{private, recover},
+    recovery::{aside, private, recover},
 };
 use crate::{
     clock,
@@ -58,8 +58,7 @@ pub(super) struct Writer {
     durable: watch::Sender<Durable>,
     clocks: Clocks,
     synced: Instant,
-    /// Held as long as the folder is ours.
-    lock: File,
+    hold: Hold,
 }
 
 /// The file that is being written.
@@ -77,14 +76,6 @@ struct Current {
 }
 
 impl Current {
-    /// A file that was moved or removed takes what is written, and nobody finds it again.
-    fn is_in_place(&self) -> io::Result<()> {
-        let (open, named) = (self.file.metadata()?, fs::metadata(&self.path)?);
-        let same = (open.dev(), open.ino()) == (named.dev(), named.ino());
-        same.then_some(())
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
     /// Whether there are lines that have waited long enough for a checkpoint.
     fn is_due(&self, every: Duration) -> bool {
         self.uncovered > 0 && self.covered + every <= clock::instant()
@@ -109,14 +100,14 @@ impl Writer {
             let path = path.clone();
             move |source| OpenError::Io { what, path, source }
         };
-        make(&settings.folder).map_err(failed("create", &settings.folder))?;
-        let lock = lock(settings)?;
+        let hold = Hold::take(&settings.folder)?;
         let (now, instant) = (clock::now(), clock::instant());
         let recovered = recover(settings, now)?;
         let (number, gap, last) = recovered
             .as_ref()
             .map_or((0, None, now), |r| (r.file, r.gap.clone(), r.last));
-        let interrupted = recovered.as_ref().map(|r| r.open.iter().copied().collect());
+        let (is_new, open) = (recovered.is_none(), recovered.as_ref().map(|r| &r.open));
+        let interrupted: Vec<_> = open.into_iter().flatten().copied().collect();
         let key = Arc::clone(&settings.keys.current);
         let mut cut = None;
         let chain = if let Some(r) = recovered {
@@ -154,9 +145,10 @@ impl Writer {
             // A clock that is ahead of where it was has only gone on.
             clocks: Clocks::since(now.max(last), instant),
             synced: instant,
-            lock,
+            hold,
         };
-        writer.backlog = ends_of(interrupted.unwrap_or_default(), now);
+        let count = interrupted.len();
+        writer.backlog = ends_of(interrupted, now);
         let path = writer.folder.plain(number + 1);
         writer.begin_file().map_err(failed("write", &path))?;
         if let Some(cut) = cut {
@@ -164,11 +156,30 @@ impl Writer {
             drop(cut.make());
         }
         writer.keeper.closed(number);
+        writer.tell_of_start(is_new, count);
         Ok((writer, receiver))
     }
 
     pub(super) const fn node(&self) -> &NodeId {
         self.chain.node()
+    }
+
+    /// Logs which chain it is, and how far.
+    fn tell_of_start(&self, is_new: bool, interrupted: usize) {
+        if is_new && self.hold.was_used {
+            tracing::warn!(
+                "a new audit chain is begun in a folder where there was one: its files are gone"
+            );
+        }
+        let state = if is_new { "begun" } else { "gone on with" };
+        tracing::info!(
+            audit.node = self.chain.node().as_str(),
+            audit.file = self.number,
+            audit.seq = self.chain.state().seq(),
+            audit.public_key = self.chain.public_key(),
+            audit.interrupted = interrupted,
+            "an audit chain is {state}"
+        );
     }
 
     /// Begins to write what arrives.
@@ -196,13 +207,13 @@ impl Writer {
             queue,
             keeper,
             backlog,
-            lock,
+            hold,
             ..
         } = self;
         // The other thread may be waiting for something to be written.
         queue.end(backlog.len());
         keeper.end();
-        drop(lock);
+        drop(hold);
         queue.closed();
     }
 
@@ -271,10 +282,11 @@ impl Writer {
             self.chain.checkpoint(clock::now(), &mut self.buffer);
         }
         self.synced = clock::instant();
-        let written = file
-            .is_in_place()
-            .and_then(|()| file.file.write_all(&self.buffer));
-        if let Err(error) = written.and_then(|()| file.file.sync_data()) {
+        let mut written = file.file.write_all(&self.buffer);
+        written = written.and_then(|()| file.file.sync_data());
+        // What was written is found again.
+        written = written.and_then(|()| is_named(&file.file, &file.path));
+        if let Err(error) = written.and_then(|()| self.hold.is_in_place()) {
             self.chain.restore(before);
             self.fail(&error);
             return;
@@ -289,6 +301,8 @@ impl Writer {
 
     /// Begins the next file, with everything that is to be written yet.
     fn begin_file(&mut self) -> io::Result<()> {
+        // In another folder the chain would go on without what was before.
+        self.hold.is_in_place()?;
         let before = self.chain.state().clone();
         let now = clock::now();
         self.buffer.clear();
@@ -305,11 +319,10 @@ impl Writer {
         let positions = self.append();
         self.synced = clock::instant();
         let path = self.folder.plain(self.number + 1);
-        let file = match create(&self.folder, &path, &self.buffer) {
+        let created = create(&self.folder, &path, &self.buffer);
+        let file = match created.and_then(|file| self.hold.is_in_place().map(|()| file)) {
             Ok(file) => file,
             Err(error) => {
-                // Half a file would look like a torn one.
-                drop(fs::remove_file(&path));
                 self.chain.restore(before);
                 return Err(error);
             }
@@ -432,11 +445,25 @@ impl Writer {
         match self.begin_file() {
             Ok(()) => self.keeper.closed(number),
             Err(error) => {
-                tracing::warn!(kind = ?error.kind(), "cannot begin another audit file; going on in the old one");
                 let retry = clock::instant() + RETRY;
                 self.file = Some(Current { retry, ..old });
+                // Were it found after a power failure, and the old one longer, there would be two chains.
+                if self.is_gone(number + 1).is_err() {
+                    self.fail(&error);
+                    return;
+                }
+                tracing::warn!(kind = ?error.kind(), "cannot begin another audit file; going on in the old one");
             }
         }
+    }
+
+    /// Whether a file that could not be begun is not in the folder, for certain.
+    fn is_gone(&self, number: u64) -> io::Result<()> {
+        self.hold.is_in_place()?;
+        if self.folder.plain(number).try_exists()? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        File::open(self.folder.path())?.sync_all()
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -488,48 +515,29 @@ fn ends_of(interrupted: Vec<RequestId>, now: Timestamp) -> Vec<Entry> {
     interrupted.into_iter().map(end).collect()
 }
 
-/// Makes a folder where there is none, for its owner alone.
-fn make(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(folder)
-}
-
-/// A new file with this content, of which the folder knows for certain.
-fn create(folder: &Folder, path: &PathBuf, content: &[u8]) -> io::Result<File> {
-    let mut file = private().create(true).truncate(true).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    File::open(folder.path())?.sync_all()?;
-    Ok(file)
-}
-
-fn lock(settings: &AuditSettings) -> Result<File, OpenError> {
-    let path = settings.folder.join("lock");
-    let failed = |source| OpenError::Io {
-        what: "open",
-        path: path.clone(),
-        source,
-    };
-    let file = private().create(true).open(&path).map_err(failed)?;
-    for attempt in 0.. {
-        match file.try_lock() {
-            Ok(()) => break,
-            // Who has just ended may be about to let go of it.
-            Err(fs::TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
-                thread::sleep(LOCK_PAUSE);
-            }
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(OpenError::Locked(settings.folder.clone()));
-            }
-            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+/// A new file with this content, of which the folder knows for certain. What stands there already is not
+/// ours: it is set aside.
+fn create(folder: &Folder, path: &Path, content: &[u8]) -> io::Result<File> {
+    let new = || private().create_new(true).open(path);
+    let mut file = match new() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let aside = aside(path, &clock::now().as_millisecond().to_string());
+            fs::rename(path, aside)?;
+            tracing::error!(
+                "there was a file where the next audit file is to be; it was set aside"
+            );
+            new()?
         }
+        opened => opened?,
+    };
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    let synced = written.and_then(|()| File::open(folder.path())?.sync_all());
+    if synced.is_err() {
+        // Half a file would look like a torn one.
+        drop(fs::remove_file(path));
     }
-    Ok(file)
+    synced.map(|()| file)
 }
-
-/// How often, and how long between, the folder's lock is asked for at a start.
-const LOCK_ATTEMPTS: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The computer's name, with something that tells this chain from another one there.
 fn name_of_computer() -> NodeId {

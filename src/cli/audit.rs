@@ -20,8 +20,11 @@ use clap::{Args, Subcommand};
 use super::CommandError;
 use crate::{
     audit::{
+        folder::AuditFile,
         key::{AuditKey, AuditKeys},
         note::{InvalidPublicKey, PublicKey},
+        search,
+        verify::VerifyError,
     },
     config::{Config, mistake::Mistakes, secret},
     files,
@@ -81,25 +84,56 @@ struct Source {
 
 impl Source {
     fn config(&self) -> Result<Option<Config>, CommandError> {
-        if self.config.is_empty() {
-            return Ok(None);
-        }
-        // 1 says that something is wrong with the trail.
-        let refuse = |mistakes: Mistakes| CommandError::Usage(mistakes.to_string());
-        Config::load_with_env(&self.config)
-            .map_err(refuse)
-            .map(Some)
+        config(&self.config)
     }
 
     fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>, CommandError> {
         match config {
             _ if !self.paths.is_empty() => Ok(self.paths.clone()),
             Some(config) => Ok(vec![config.audit.folder.clone()]),
-            None => Err(CommandError::Usage(
-                "say where the trail is: files, a folder, or --config".to_owned(),
-            )),
+            None => Err(nowhere()),
         }
     }
+}
+
+/// The configuration at these paths, if there are any.
+fn config(paths: &[PathBuf]) -> Result<Option<Config>, CommandError> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    // 1 says that something is wrong with the trail.
+    let refuse = |mistakes: Mistakes| CommandError::Usage(mistakes.to_string());
+    Config::load_with_env(paths).map_err(refuse).map(Some)
+}
+
+fn nowhere() -> CommandError {
+    CommandError::Usage("say where the trail is: files, a folder, or --config".to_owned())
+}
+
+/// The files at a path.
+fn files_at(path: &Path) -> Result<Vec<AuditFile>, CommandError> {
+    let refuse = |error| CommandError::Usage(format!("cannot read {}: {error}", path.display()));
+    search::files(path).map_err(refuse)
+}
+
+/// The same, where there have to be some.
+fn chain_at(path: &Path) -> Result<Vec<AuditFile>, CommandError> {
+    let files = files_at(path)?;
+    if files.is_empty() {
+        let path = path.to_owned();
+        return Err(VerifyError::Nothing { path }.into());
+    }
+    Ok(files)
+}
+
+/// Whether what was printed is all that there is.
+fn all_read(unreadable: u64) -> Result<(), CommandError> {
+    if unreadable == 0 {
+        return Ok(());
+    }
+    Err(CommandError::Operator(format!(
+        "files that could not be read to their end: {unreadable}; there may be more events than these"
+    )))
 }
 
 /// No key or proof is larger, and the heads of five days are not either.

@@ -8,18 +8,24 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{CommandError, Session, reach::Operator, say};
+use super::{
+    CommandError, Session,
+    reach::{Books, Operator, Record},
+    say,
+};
 use crate::{
+    admin,
+    audit::operator::Unrecorded,
     config::{Config, origin::Origin},
     credential::{
-        Account, CredentialSettings,
+        Account, Credential, CredentialSettings,
         source::{Source, SourceError},
         vault::Vault,
     },
     ident::{AccountId, CredentialId},
     payload::email::is_mailbox,
     redact::Redacted,
-    rotator::{Probed, ask},
+    rotator::Question,
     upstream::client::UpstreamClient,
 };
 
@@ -35,7 +41,8 @@ enum Action {
     List(List),
     /// Have a rejected credential tried again now, after it was mended at the vendor
     Retry(Retry),
-    /// Ask DCAMS with each configured credential whether it accepts it; needs no gateway
+    /// Ask DCAMS with each configured credential whether it accepts it: the gateway that runs does, with
+    /// what its sources hold now, or where there is none this command
     Test(Test),
 }
 
@@ -78,11 +85,11 @@ struct Test {
     email: Option<String>,
 }
 
-pub(super) async fn run(args: CredentialsArgs, session: &Session) -> Result<(), CommandError> {
+pub(super) async fn run(args: CredentialsArgs, session: &mut Session) -> Result<(), CommandError> {
     match args.action {
         Action::List(args) => list(&args, session).await,
         Action::Retry(args) => retry(&args, session).await,
-        Action::Test(args) => test(&args).await,
+        Action::Test(args) => test(&args, session).await,
     }
 }
 
@@ -112,43 +119,50 @@ async fn retry(args: &Retry, session: &Session) -> Result<(), CommandError> {
     say(&answer.to_string())
 }
 
-async fn test(args: &Test) -> Result<(), CommandError> {
+async fn test(args: &Test, session: &mut Session) -> Result<(), CommandError> {
     let config = Config::load_with_env(&args.config)?;
-    let upstream = UpstreamClient::new(&config.upstream);
-    let upstream = upstream.map_err(|error| CommandError::Start(error.into()))?;
-    let vault = config.vault.clone().map(Vault::new).transpose();
-    let vault = vault.map_err(|error| CommandError::Start(error.into()))?;
     let given = args.email.as_deref();
     if given.is_some_and(|email| !is_mailbox(email)) {
         return Err(CommandError::Usage(
             "--email is no email address".to_owned(),
         ));
     }
-    let meant = |wanted: &Option<String>, id: &str| wanted.as_deref().is_none_or(|w| w == id);
-    let (mut tested, mut failed) = (0_u64, 0_u64);
-    for account in &config.accounts {
-        if !meant(&args.account, account.id.as_str()) {
-            continue;
-        }
-        let email = probe_of(account, given)?;
-        for credential in &account.credentials {
-            if !meant(&args.credential, credential.id.as_str()) {
-                continue;
-            }
-            tested += 1;
-            let (good, said) = judge((&upstream, vault.as_ref()), credential, &email).await;
-            failed += u64::from(!good);
-            say(&format!("{} {}: {said}", account.id, credential.id))?;
-        }
-    }
-    if tested == 0 {
-        let what = "no configured credential has this --account and --credential";
-        return Err(CommandError::Usage(what.to_owned()));
+    let tested = meant(args, &config)?;
+    let tester = Tester::new(&config, session).await?;
+    let mut failed = 0_u64;
+    for (account, credential, email) in &tested {
+        let (good, said) = tester.test(&account.id, credential, email).await?;
+        failed += u64::from(!good);
+        say(&format!("{} {}: {said}", account.id, credential.id))?;
     }
     if failed > 0 {
+        let tested = u64::try_from(tested.len()).unwrap_or(u64::MAX);
         return Err(CommandError::Untrusted { failed, tested });
     }
     Ok(())
+}
+
+/// A credential that is to be tested: of which account, and whose status is asked for.
+type Meant<'a> = (&'a Account, &'a CredentialSettings, Redacted<String>);
+
+/// The credentials that were named; all, where none was.
+fn meant<'a>(args: &Test, config: &'a Config) -> Result<Vec<Meant<'a>>, CommandError> {
+    let is_meant = |wanted: &Option<String>, id: &str| wanted.as_deref().is_none_or(|w| w == id);
+    let mut meant = Vec::new();
+    for account in &config.accounts {
+        if !is_meant(&args.account, account.id.as_str()) {
+            continue;
+        }
+        let email = probe_of(account, args.email.as_deref())?;
+        let own = account.credentials.iter();
+        let own = own.filter(|c| is_meant(&args.credential, c.id.as_str()));
+        meant.extend(own.map(|credential| (account, credential, email.clone())));
+    }
+    if meant.is_empty() {
+        let what = "no configured credential has this --account and --credential";
+        return Err(CommandError::Usage(what.to_owned()));
+    }
+    Ok(meant)
 }
 
 fn probe_of(account: &Account, given: Option<&str>) -> Result<Redacted<String>, CommandError> {
@@ -161,27 +175,97 @@ fn probe_of(account: &Account, given: Option<&str>) -> Result<Redacted<String>, 
     })
 }
 
-async fn judge(
-    (upstream, vault): (&UpstreamClient, Option<&Vault>),
+/// Who asks DCAMS: the gateway that runs, or where there is none this command. Either way it is on record
+/// first.
+enum Tester {
+    Here(Box<Here>),
+    Running(Operator),
+}
+
+/// With what a command asks.
+struct Here {
+    books: Books,
+    upstream: UpstreamClient,
+    vault: Option<Vault>,
+}
+
+impl Tester {
+    async fn new(config: &Config, session: &mut Session) -> Result<Self, CommandError> {
+        let books = match Record::open(config, session).await? {
+            Record::Here(books) => books,
+            Record::Running(operator) => return Ok(Self::Running(operator)),
+        };
+        let upstream = UpstreamClient::new(&config.upstream);
+        let upstream = upstream.map_err(|error| CommandError::Start(error.into()))?;
+        let vault = config.vault.clone().map(Vault::new).transpose();
+        let vault = vault.map_err(|error| CommandError::Start(error.into()))?;
+        Ok(Self::Here(Box::new(Here {
+            books,
+            upstream,
+            vault,
+        })))
+    }
+
+    /// Whether DCAMS accepts it, and what it said.
+    async fn test(
+        &self,
+        account: &AccountId,
+        credential: &CredentialSettings,
+        email: &Redacted<String>,
+    ) -> Result<(bool, String), CommandError> {
+        let answer = match self {
+            Self::Here(here) => {
+                let scribe = here.books.scribe();
+                let question = Question {
+                    audit: scribe.audit(),
+                    account,
+                    id: &credential.id,
+                    email,
+                };
+                let value = read(credential, here.vault.as_ref()).await;
+                let asked = admin::credentials::ask(scribe, question, &here.upstream, value);
+                let unrecorded = |why: Unrecorded| CommandError::Operator(why.to_string());
+                asked.await.map_err(unrecorded)?
+            }
+            Self::Running(operator) => {
+                let tested = json!({
+                    "account": account, "credential": credential.id, "email": email.reveal(),
+                });
+                let asked = operator.ask(Method::POST, "api/credentials/test", Some(&tested));
+                match asked.await {
+                    Ok(answer) => answer,
+                    // The others may be good.
+                    Err(why) => return Ok((false, format!("not tried: {why}"))),
+                }
+            }
+        };
+        Ok(judge(&answer))
+    }
+}
+
+async fn read(
     credential: &CredentialSettings,
-    email: &Redacted<String>,
-) -> (bool, String) {
-    let value = match (&credential.value, &credential.source, vault) {
+    vault: Option<&Vault>,
+) -> Result<Arc<Credential>, SourceError> {
+    match (&credential.value, &credential.source, vault) {
         (Some(value), _, _) => Ok(Arc::clone(value)),
         (None, Source::Vault(path), Some(vault)) => Source::read_vault(path, vault).await,
         (None, _, _) => Err(SourceError::Elsewhere),
-    };
-    let value = match value {
-        Ok(value) => value,
-        Err(error) => return (false, format!("not tried, as it cannot be read: {error}")),
-    };
-    match ask(upstream, &value, email).await {
-        Probed::Accepted => (true, "accepted by DCAMS".to_owned()),
-        Probed::Refused => (
+    }
+}
+
+/// What an answer says, for a person.
+fn judge(answer: &Value) -> (bool, String) {
+    let of = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or("-");
+    let reason = of("reason");
+    match of("result") {
+        "accepted" => (true, "accepted by DCAMS".to_owned()),
+        "refused" => (
             false,
             "REFUSED by DCAMS: compare user and pass with what the vendor gave you".to_owned(),
         ),
-        Probed::Nothing(reason) => (
+        "unread" => (false, format!("not tried, as it cannot be read: {reason}")),
+        _ => (
             false,
             format!("no answer that says anything of it ({reason}): try again"),
         ),

@@ -71,6 +71,24 @@ impl Books {
     }
 }
 
+/// Where what a command does besides the state is written down.
+pub(super) enum Record {
+    /// Here. Nobody else writes there.
+    Here(Books),
+    /// By a gateway that runs, which also does it.
+    Running(Operator),
+}
+
+impl Record {
+    pub(super) async fn open(config: &Config, session: &mut Session) -> Result<Self, CommandError> {
+        let operator = Operator::new(&config.admin, session)?;
+        if operator.answers().await {
+            return Ok(Self::Running(operator));
+        }
+        Books::open(config, &operator, session).map(Self::Here)
+    }
+}
+
 impl Reach {
     pub(super) async fn open(config: &Config, session: &mut Session) -> Result<Self, CommandError> {
         let operator = Operator::new(&config.admin, session)?;

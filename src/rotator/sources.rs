@@ -89,6 +89,16 @@ impl Rotator {
         }
     }
 
+    /// What is there now.
+    pub(super) async fn read(&self, source: Source) -> Result<Arc<Credential>, SourceError> {
+        if let Source::Vault(path) = &source {
+            let link = self.vault.load_full().ok_or(SourceError::Elsewhere)?;
+            return Source::read_vault(path, &link.vault).await;
+        }
+        let read = self.tasks.spawn_blocking(move || source.read_local());
+        read.await.unwrap_or(Err(SourceError::Elsewhere))
+    }
+
     async fn read_again(&self, name: &Name, source: Source) {
         let from = source.clone();
         let read = self.tasks.spawn_blocking(move || from.read_local()).await;

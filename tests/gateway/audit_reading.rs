@@ -413,6 +413,24 @@ async fn find_refuses_what_it_cannot_look_for_and_says_when_files_cannot_be_read
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.err.contains("audit-00000002.jsonl.zst"), "{ended:?}");
     assert!(ended.err.contains("there may be more events"), "{ended:?}");
+    let ended = place.audit(&["tail"]).await;
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended
+            .out
+            .contains("audit-00000002.jsonl.zst:1 cannot be read"),
+        "{ended:?}"
+    );
+    // Of nothing at all nobody is told that there is nothing of a person.
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().display().to_string();
+    for command in [&["find", "--email", "a@example.com"][..], &["tail"]] {
+        let ended = place.audit(&[command, &[&*empty]].concat()).await;
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(ended.err.contains("has no audit files"), "{ended:?}");
+        let nowhere = run(&[&["audit"], command].concat(), &[]).await;
+        assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+    }
 }
 
 fn zstd_of(bytes: &[u8]) -> Vec<u8> {
@@ -533,6 +551,14 @@ async fn tail_prints_the_last_events_in_columns_and_filters_them() {
     assert!(
         all.contains("checkpoint of ") && all.contains("file 1 begins, key "),
         "{all}"
+    );
+    let mistyped = place.audit(&["tail", "--tenant", "dmeo"]).await;
+    assert_eq!(mistyped.out, "");
+    assert!(
+        mistyped
+            .err
+            .contains("no event of 1 files is so: --tenant dmeo"),
+        "{mistyped:?}"
     );
     let usage = place.audit(&["tail", "--since", "yesterday"]).await;
     assert_eq!(usage.status.code(), Some(2));
@@ -717,7 +743,7 @@ static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
 });
 
 /// Why a line does not fit.
-fn flaws(line: &Value) -> Vec<String> {
+pub fn flaws(line: &Value) -> Vec<String> {
     SCHEMA
         .iter_errors(line)
         .map(|error| error.to_string())
@@ -851,10 +877,15 @@ fn the_schema_knows_what_no_run_of_a_test_writes() {
         request.clone(),
         json!({"phase": "intent", "credential": "demo-1", "cause": "refresh"}),
     );
+    let mut refresh = intent.clone();
+    for who in ["issuer", "subject", "client"] {
+        refresh.as_object_mut().unwrap().remove(who);
+    }
     let event =
         |kind: &str, members: Value| with(json!({"phase": "event", "event": kind}), members);
     for members in [
         intent,
+        refresh,
         json!({"phase": "rejected", "request_id": id, "client": "unknown", "code": "invalid_token",
             "reason": "unknown_key", "http_status": 401, "left_out": 3}),
         json!({"phase": "outcome", "request_id": id, "decision": "forward", "code": "unknown",

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    audit_reading::flaws,
     durable::{lines, on_a_disk, until_refused, until_served},
     program::{self, Ended, Served},
-    support::{Answer, EMAIL, OTHER_TENANT, World, answer, load, lookup, write_secrets},
+    support::{Answer, EMAIL, Lines, OTHER_TENANT, World, answer, load, lookup, write_secrets},
 };
 
 const NAME: &str = "night-shift";
@@ -235,6 +236,10 @@ async fn while_the_disk_is_full_nothing_an_operator_wants_is_done_or_told() {
 
     disk.free();
     until_served(&world, &token, &lookup(CreateOrUpdateCustomer)).await;
+    let acts = lines(world.folder()).into_iter();
+    let acts = acts.filter(|line| line["event"] == "admin" || line["event"] == "config_reloaded");
+    // Import and revocation were done before.
+    says_that_nothing_was_done(&acts.skip(4).collect::<Vec<_>>(), 13);
     let usage = call(&world, Method::GET, "usage?tenant=other", None).await;
     assert_eq!(usage.json()["tenants"][0]["limits"][0]["granted"], 0);
     let listed = call(&world, Method::GET, "revocations", None).await.json();
@@ -245,6 +250,57 @@ async fn while_the_disk_is_full_nothing_an_operator_wants_is_done_or_told() {
         assert_eq!(owner.json()["tenant"], tenant, "{email}");
     }
     assert_eq!(world.reload().await.json()["changed"], true);
+}
+
+/// All that was announced has a result behind it that says that nothing came of it.
+fn says_that_nothing_was_done(acts: &[Value], count: usize) {
+    let refused = |act: &&Value| act["result"] == "refused";
+    let (refused, announced): (Vec<_>, Vec<_>) = acts.iter().partition(refused);
+    assert_eq!(refused.len(), count, "{acts:#?}");
+    for act in announced {
+        let what = [
+            "event",
+            "action",
+            "tenant",
+            "customers",
+            "revocation",
+            "policy",
+        ];
+        let same = |end: &&Value| what.iter().all(|name| end[name] == act[name]);
+        let end = refused.iter().find(|end| same(&&***end));
+        let end = end.unwrap_or_else(|| panic!("{act} has no end"));
+        assert!(end["seq"].as_u64() > act["seq"].as_u64());
+    }
+}
+
+#[tokio::test]
+async fn what_was_announced_too_late_is_said_not_to_have_been_done() {
+    let folder = TempDir::new().unwrap();
+    write_secrets(folder.path());
+    fs::write(folder.path().join("more.toml"), "").unwrap();
+    let mut settings = load(folder.path(), "http://127.0.0.1:1", &[]).audit;
+    // Nobody waits for so long, and the disk takes it all the same.
+    settings.write_timeout = Duration::from_millis(1);
+    settings.sync_interval = Duration::from_mins(1);
+    let trail = AuditTrail::open(&settings, None).unwrap();
+    let actor = Actor::at_cli(None);
+    let scribe = Scribe::new(&trail, &actor);
+    let begun = scribe.begins(Action::CachePurge, About::default()).await;
+    assert!(begun.is_err());
+    let told = scribe.tells(Action::RevocationList, About::default()).await;
+    assert!(told.is_err());
+    assert!(trail.close(Duration::from_secs(20)).await);
+    let acts = admin(lines(folder.path())).into_iter();
+    let said: Vec<_> = acts
+        .map(|act| json!([act["action"], act["result"]]))
+        .collect();
+    let expected = [
+        json!(["cache_purge", "begun"]),
+        json!(["cache_purge", "refused"]),
+        json!(["revocation_list", null]),
+        json!(["revocation_list", "refused"]),
+    ];
+    assert_eq!(said, expected);
 }
 
 #[tokio::test]
@@ -296,6 +352,56 @@ async fn an_operator_has_the_token_or_is_on_loopback_and_is_no_address() {
         json!([act["authenticated"], act["client"], act["operator"]]),
         json!(["token", "loopback", null])
     );
+    are_on_record_who_have_not_got_the_token(&world, &url).await;
+}
+
+async fn are_on_record_who_have_not_got_the_token(world: &World, url: &str) {
+    let log = Lines::default();
+    let _guard = log.collect_log();
+    for header in [None, Some("Bearer a-guess"), Some("Basic YTpi")] {
+        let request = world.client.get(url).header("X-Operator", "jane");
+        let request = match header {
+            Some(header) => request.header("Authorization", header),
+            None => request,
+        };
+        assert_eq!(request.send().await.unwrap().status(), 401);
+    }
+    // Who asks whether it is alive needs none.
+    world.operator("/livez").await;
+    let request = world.client.get(url.replace("api/revocations", "metrics"));
+    let page = request.bearer_auth("an-admin-token-of-the-tests");
+    let page = answer(page.send().await.unwrap()).await;
+    let counted = "dcams_gateway_admin_refused_total 3\n";
+    assert!(page.text.contains(counted), "{}", page.text);
+    assert_eq!(
+        log.text()
+            .matches("without the admin token was refused")
+            .count(),
+        3
+    );
+    // What is told now is written behind them.
+    let good = world.client.get(url);
+    let good = good.bearer_auth("an-admin-token-of-the-tests");
+    assert_eq!(good.send().await.unwrap().status(), 200);
+    let recorded = lines(world.folder()).into_iter();
+    let recorded: Vec<_> = recorded
+        .filter(|line| line["phase"] == "rejected")
+        .collect();
+    let said = |line: &Value| {
+        assert_eq!(flaws(line), [""; 0], "{line}");
+        json!([
+            line["code"],
+            line["reason"],
+            line["http_status"],
+            line["client"]
+        ])
+    };
+    let said: Vec<_> = recorded.iter().map(said).collect();
+    let expected = |reason: &str| json!(["admin_token", reason, 401, "127.0.0.0/24"]);
+    assert_eq!(said, ["missing", "wrong", "wrong"].map(expected));
+    for secret in ["jane", "a-guess", "YTpi"] {
+        assert!(!log.text().contains(secret) && !json!(recorded).to_string().contains(secret));
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod disk;
 mod kill;
+mod start;
 mod time;
 
 use std::{collections::BTreeSet, path::Path};

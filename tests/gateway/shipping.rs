@@ -3,7 +3,7 @@
 
 mod collector;
 mod followed;
-mod nats;
+pub mod nats;
 pub mod receiver;
 mod served;
 
@@ -37,7 +37,7 @@ use self::receiver::{Heard, Reaction, Receiver, TAKEN, lines};
 use crate::support::Lines;
 
 const NODE: &str = "gw-1";
-const TOKEN: &str = "canary-ship-token";
+pub const TOKEN: &str = "canary-ship-token";
 
 /// A chain that is written as the gateway writes it.
 struct Written {
@@ -120,15 +120,40 @@ fn open(folder: &Path, rotate_size: u64) -> AuditTrail {
 }
 
 /// A shipper that runs until this is dropped.
-struct Shipped {
+pub struct Shipped {
     shipping: Shipping,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Shipped {
+    /// Of a chain that is not written any more, and of which nothing was sent yet.
+    pub fn anew(settings: &ShipSettings, folder: &Path, node: &str) -> Self {
+        fs::remove_file(folder.join("ship.cursor")).unwrap();
+        let last = Folder::new(folder).files().unwrap().pop().unwrap();
+        let (mut lines, mut seq_of_last) = (last.lines().unwrap(), 0);
+        while let Some(Next::Line(line)) = lines.next_line().unwrap() {
+            seq_of_last = seq(str::from_utf8(line).unwrap());
+        }
+        let durable = watch::Sender::new(Durable {
+            file: last.number,
+            bytes: fs::metadata(&last.path).unwrap().len(),
+            seq: seq_of_last,
+        });
+        Self::of_node(settings, folder, node, durable.subscribe())
+    }
+
     fn start(settings: &ShipSettings, folder: &Path, durable: watch::Receiver<Durable>) -> Self {
-        let (folder, node) = (Folder::new(folder), NodeId::try_from(NODE).unwrap());
+        Self::of_node(settings, folder, NODE, durable)
+    }
+
+    fn of_node(
+        settings: &ShipSettings,
+        folder: &Path,
+        node: &str,
+        durable: watch::Receiver<Durable>,
+    ) -> Self {
+        let (folder, node) = (Folder::new(folder), NodeId::try_from(node).unwrap());
         let shipper = Shipper::new(settings, folder, node, durable).unwrap();
         let (shipping, stop) = (shipper.shipping(), CancellationToken::new());
         let task = tokio::spawn(shipper.run(stop.clone()));
@@ -151,7 +176,7 @@ impl Shipped {
         self.shipping.health()
     }
 
-    async fn until_all(&self) -> ShipHealth {
+    pub async fn until_all(&self) -> ShipHealth {
         self.until(|health| health.behind_events == 0).await
     }
 
@@ -173,7 +198,7 @@ impl Drop for Shipped {
     }
 }
 
-fn settings(place: Place) -> ShipSettings {
+pub fn settings(place: Place) -> ShipSettings {
     ShipSettings {
         place,
         what: What::Events,

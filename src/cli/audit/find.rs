@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
-    key_of_file,
+    all_read, chain_at, config, key_of_file, nowhere,
     show::{Table, on_stdout},
     unless_closed,
 };
@@ -28,7 +28,7 @@ use crate::{
         digest::ImageDigest,
         folder::{AuditFile, Next},
         key::{AuditKey, KeyId},
-        search::{self, Item, Person, Role, What, scan},
+        search::{Item, Person, Role, What, scan},
     },
     cli::{CommandError, complain, usage::tenant},
     config::Config,
@@ -43,7 +43,7 @@ use crate::{
 #[command(group = ArgGroup::new("sought").required(true))]
 pub(in crate::cli) struct FindArgs {
     /// Folders of audit files, or files [default: `audit.path` of the configuration]
-    #[arg(value_name = "PATH", required_unless_present = "config")]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// A TOML file, or a folder of them
     #[arg(long, num_args = 1.., value_name = "PATH")]
@@ -75,11 +75,7 @@ pub(in crate::cli) struct FindArgs {
 }
 
 pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
-    let config = if args.config.is_empty() {
-        None
-    } else {
-        Some(Config::load_with_env(&args.config)?)
-    };
+    let config = config(&args.config)?;
     let keys = match args.request_id {
         // A request's id is no pseudonym.
         Some(_) => None,
@@ -87,13 +83,11 @@ pub(super) fn run(args: &FindArgs) -> Result<(), CommandError> {
     };
     let mut person = person(args, config.as_ref(), keys.as_deref().unwrap_or_default())?;
     let mut paths = args.paths.clone();
-    if let (true, Some(config)) = (paths.is_empty(), &config) {
+    if paths.is_empty() {
+        let config = config.as_ref().ok_or_else(nowhere)?;
         paths.push(config.audit.folder.clone());
     }
-    let chains = paths.iter().map(|path| {
-        let found = search::files(path);
-        found.map_err(CommandError::io(format!("cannot read {}", path.display())))
-    });
+    let chains = paths.iter().map(|path| chain_at(path));
     let chains: Vec<Vec<AuditFile>> = chains.collect::<Result<_, _>>()?;
     let mut search = Search {
         table: on_stdout(),
@@ -391,12 +385,7 @@ impl Tally {
                 self.strays
             ));
         }
-        if self.unreadable > 0 {
-            return Err(CommandError::Operator(format!(
-                "files that could not be read to their end: {}; there may be more events than these",
-                self.unreadable
-            )));
-        }
+        all_read(self.unreadable)?;
         if !self.unknown.is_empty() {
             let unknown = self.unknown.iter();
             let unknown: Vec<_> = unknown

@@ -67,12 +67,11 @@ impl<W: Write> Table<W> {
         }
     }
 
-    /// Prints events that are at hand together, in columns that fit them all.
-    pub(super) fn all(&mut self, items: &[Item]) -> io::Result<()> {
+    /// Makes columns that fit all of these.
+    pub(super) fn widen(&mut self, items: &[Item]) {
         for row in items.iter().filter_map(read) {
             self.fit(&row);
         }
-        items.iter().try_for_each(|item| self.item(item))
     }
 
     /// Prints what was found.
@@ -164,7 +163,10 @@ impl<W: Write> Table<W> {
 
 /// What is no event, and where.
 pub(super) fn stray(item: &Item) -> String {
-    let (file, line) = (plain(&item.file.to_string_lossy(), usize::MAX), item.line);
+    let mut place = plain(&item.file.to_string_lossy(), usize::MAX);
+    if item.line > 0 {
+        place = format!("{place}:{}", item.line);
+    }
     let words = match &item.what {
         What::Event(text) | What::Stray(text) => format!("is no event: {}", glimpse(text)),
         What::Torn(text) => format!("is half a line: {}", glimpse(text)),
@@ -173,7 +175,7 @@ pub(super) fn stray(item: &Item) -> String {
         }
         What::Changed => "was the last line that still stands as it was read".to_owned(),
     };
-    format!("{file}:{line} {words}")
+    format!("{place} {words}")
 }
 
 fn painted(text: &str, colour: AnsiColor) -> String {
@@ -379,6 +381,7 @@ fn upkeep(event: &Event, kind: &str) -> String {
         "audit_gap" => {
             let cause = match of("cause").as_str() {
                 "torn" => "a crash left half a line".to_owned(),
+                "damaged" => "lines at the end were not as they were written".to_owned(),
                 "write_failed" => "the disk did not take what was written".to_owned(),
                 "lost" => "there was no room to wait for the disk".to_owned(),
                 other => other.to_owned(),

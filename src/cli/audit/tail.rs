@@ -12,24 +12,24 @@ use jiff::Timestamp;
 use tokio::{io::Interest, net::unix::pipe, time::MissedTickBehavior};
 
 use super::{
+    all_read, chain_at, config, files_at, nowhere,
     show::{Table, on_stdout, stray},
     unless_closed,
 };
 use crate::{
     audit::{
         folder::AuditFile,
-        search::{Filter, Item, Latest, files, follow::Follow, last, scan},
+        search::{Filter, Item, Latest, What, follow::Follow, last, scan},
     },
     cli::{CommandError, complain, shutdown_on_signal},
     clock,
-    config::Config,
     units::parse_duration,
 };
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TailArgs {
     /// A folder of audit files, or one file [default: `audit.path` of the configuration]
-    #[arg(value_name = "PATH", required_unless_present = "config")]
+    #[arg(value_name = "PATH")]
     path: Option<PathBuf>,
     /// A TOML file, or a folder of them
     #[arg(long, num_args = 1.., value_name = "PATH")]
@@ -94,11 +94,13 @@ pub(super) async fn run(args: TailArgs) -> Result<(), CommandError> {
     let filter = filter(&args, clock::now())?;
     let path = match &args.path {
         Some(path) => path.clone(),
-        None => Config::load_with_env(&args.config)?.audit.folder,
+        None => config(&args.config)?.ok_or_else(nowhere)?.audit.folder,
     };
     let mut printer = Printer {
         table: on_stdout(),
         json: args.json,
+        events: 0,
+        unreadable: 0,
     };
     let count = match (args.number, args.since.is_some()) {
         (Some(count), _) => Some(count),
@@ -108,8 +110,31 @@ pub(super) async fn run(args: TailArgs) -> Result<(), CommandError> {
     if args.follow {
         return follow(&path, &filter, count, &mut printer).await;
     }
-    let files = files(&path).map_err(unreadable(&path))?;
-    unless_closed(print(&files, &filter, count, &mut printer))
+    let files = chain_at(&path)?;
+    unless_closed(print(&files, &filter, count, &mut printer))?;
+    if printer.events == 0 && count != Some(0) {
+        complain(&format!(
+            "note: no event of {} files is so:{}",
+            files.len(),
+            asked(&args)
+        ));
+    }
+    all_read(printer.unreadable)
+}
+
+/// Which events were asked for, as it was said.
+fn asked(args: &TailArgs) -> String {
+    let given = [
+        ("--tenant", args.tenant.as_deref()),
+        ("--service", args.service.as_deref()),
+        ("--code", args.code.as_deref()),
+        ("--phase", args.phase.map(Phase::name)),
+        ("--since", args.since.as_deref()),
+    ];
+    let given = given
+        .into_iter()
+        .filter_map(|(option, value)| Some(format!(" {option} {}", value?)));
+    given.collect()
 }
 
 fn filter(args: &TailArgs, now: Timestamp) -> Result<Filter, CommandError> {
@@ -145,17 +170,22 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp, CommandError> {
     })
 }
 
-fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> CommandError {
-    CommandError::io(format!("cannot read {}", path.display()))
-}
-
 struct Printer {
     table: Table<io::Stdout>,
     json: bool,
+    /// How many events were printed.
+    events: u64,
+    /// How many files could not be read to their end.
+    unreadable: u64,
 }
 
 impl Printer {
     fn item(&mut self, item: &Item) -> io::Result<()> {
+        match item.what {
+            What::Event(_) => self.events += 1,
+            What::Unreadable(_) => self.unreadable += 1,
+            What::Stray(_) | What::Torn(_) | What::Changed => {}
+        }
         if !self.json {
             return self.table.item(item);
         }
@@ -168,7 +198,7 @@ impl Printer {
 
     fn all(&mut self, items: &[Item]) -> io::Result<()> {
         if !self.json {
-            return self.table.all(items);
+            self.table.widen(items);
         }
         items.iter().try_for_each(|item| self.item(item))
     }
@@ -208,7 +238,7 @@ async fn follow(
     count: Option<usize>,
     printer: &mut Printer,
 ) -> Result<(), CommandError> {
-    let files = files(path).map_err(unreadable(path))?;
+    let files = files_at(path)?;
     let mut follow = Follow::newest(path, &files);
     let older = filter.narrow(&files).split_last();
     let older = older.map(|(_, older)| older).unwrap_or_default();

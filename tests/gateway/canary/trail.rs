@@ -5,8 +5,13 @@ use std::{fs, path::Path};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dcams_gateway::{
-    audit::{AuditTrail, folder::Folder},
+    audit::{
+        AuditTrail,
+        folder::{Folder, Next},
+        ship::Place,
+    },
     auth,
+    endpoint::Endpoint,
     ident::{Purpose, TenantId},
     operation::Operation,
 };
@@ -18,7 +23,12 @@ use super::{BTreeSet, Canaries, Duration, Search};
 use crate::{
     audit_reading::{Written, id, outcome, with},
     program::run,
-    shipping::receiver::{Receiver, TAKEN, lines},
+    shipping::{
+        Shipped, TOKEN,
+        nats::{Nats, messages},
+        receiver::{Reaction, Receiver, TAKEN, lines},
+        settings,
+    },
     support::load,
 };
 
@@ -56,14 +66,45 @@ fn files(folder: &Path) -> Vec<Sink> {
 }
 
 /// What the second place was sent, but for the token that it asks for.
-fn received(receiver: &Receiver) -> Sink {
+fn received(receiver: &Receiver) -> Vec<u8> {
     let mut all = Vec::new();
     for mut heard in receiver.heard() {
         heard.headers.remove("authorization");
         all.extend(format!("{:?}\n", heard.headers).into_bytes());
         all.extend_from_slice(&heard.body);
     }
-    ("the second place".to_owned(), all)
+    all
+}
+
+/// What other kinds of a second place are sent of the same files.
+async fn other_places(folder: &Path) -> Vec<Sink> {
+    let first = Folder::new(folder).files().unwrap().remove(0);
+    let mut lines = first.lines().unwrap();
+    let Some(Next::Line(line)) = lines.next_line().unwrap() else {
+        panic!("a file without a line");
+    };
+    let line: Value = serde_json::from_slice(line).unwrap();
+    let node = line["node"].as_str().unwrap();
+
+    let collector = Receiver::start(|_| Reaction::Answer(200, "", "{}")).await;
+    let otlp = Place::Otlp(Endpoint::parse(&collector.url()).unwrap());
+    let shipped = Shipped::anew(&settings(otlp), folder, node);
+    shipped.until_all().await;
+
+    let server = Nats::start(&["--auth", TOKEN]).await;
+    let mut stream = server.stream().await;
+    let shipped = Shipped::anew(&server.settings("http"), folder, node);
+    shipped.until_all().await;
+    let mut stored = Vec::new();
+    for message in messages(&mut stream).await {
+        let head = format!("{} {:?}\n", message.subject, message.headers);
+        stored.extend_from_slice(head.as_bytes());
+        stored.extend_from_slice(&message.payload);
+    }
+    vec![
+        ("a collector".to_owned(), received(&collector)),
+        ("a stream".to_owned(), stored),
+    ]
 }
 
 /// What the commands that read the trail print and write.
@@ -136,8 +177,9 @@ pub(super) async fn assert_clean(
         assert!(there, "no {ending} was searched");
     }
     assert!(lines(&receiver.heard()).len() > 150, "nothing was shipped");
-    sinks.push(received(receiver));
+    sinks.push(("the second place".to_owned(), received(receiver)));
     sinks.extend(commands(folder, canaries).await);
+    sinks.extend(other_places(&folder.join("audit")).await);
     for (name, content) in &sinks {
         assert_eq!(search.find(content), BTreeSet::new(), "{name}");
         assert!(!content.is_empty() || name.ends_with("/lock"), "{name}");
@@ -212,8 +254,9 @@ async fn a_leak_is_found_in_each_place_that_the_trail_gets_to() {
             sinks.iter().map(|s| &s.0).collect::<Vec<_>>()
         );
     }
-    sinks.push(received(&receiver));
+    sinks.push(("the second place".to_owned(), received(&receiver)));
     sinks.extend(commands(folder.path(), &canaries).await);
+    sinks.extend(other_places(&audit).await);
     for (name, content) in &sinks {
         let found = !search.find(content).is_empty();
         // It says where the proof is.

@@ -257,3 +257,69 @@ async fn a_sync_that_failed_is_not_believed_the_next_time() {
     // It went on in another file.
     assert!(recorded.acts("file_opened").len() >= 2);
 }
+
+#[tokio::test]
+async fn where_no_other_file_can_be_begun_it_goes_on_in_the_old_one() {
+    let wrapper = "exec strace -D -f -qq -o /dev/null -P FOLDER/audit-00000002.jsonl \
+        -e trace=openat -e inject=openat:error=ENOSPC:when=1..3 \"$0\" \"$@\"";
+    let scene = Scene::start(wrapper, "[audit]\nrotate_size = \"16KiB\"\n").await;
+    let trail = scene.site.folder.path().join("audit");
+    let rotation = async {
+        while !trail.join("audit-00000003.jsonl").exists() {
+            assert_eq!(scene.ask("on@example.com").await.status, 404);
+        }
+    };
+    timeout(LATEST, rotation).await.expect("it rotates again");
+    let recorded = scene.is_recorded(&trail).await;
+    assert!(recorded.acts("audit_gap").is_empty());
+}
+
+#[tokio::test]
+async fn where_nobody_knows_whether_another_file_is_there_it_does_not_go_on_in_the_old_one() {
+    // Each thread has a count of its own. The one that writes has begun file 2; the folder does not say that
+    // it has file 3, nor that it has none.
+    let wrapper = "exec strace -D -f -qq -o /dev/null -P FOLDER -e trace=fsync \
+        -e inject=fsync:error=EIO:when=2..5 \"$0\" \"$@\"";
+    let scene = Scene::start(wrapper, "[audit]\nrotate_size = \"16KiB\"\n").await;
+    let trail = scene.site.folder.path().join("audit");
+    let mut refused = false;
+    let rotation = async {
+        while !trail.join("audit-00000004.jsonl").exists() {
+            refused |= scene.ask("on@example.com").await.status == 503;
+        }
+    };
+    timeout(LATEST, rotation)
+        .await
+        .expect("it goes on by itself");
+    assert!(refused);
+    scene.recovered().await;
+    let recorded = scene.is_recorded(&trail).await;
+    let gaps = recorded.acts("audit_gap");
+    let said: Vec<_> = gaps
+        .iter()
+        .map(|gap| [&gap["cause"], &gap["file"]])
+        .collect();
+    assert_eq!(said, [[&json!("write_failed"), &json!(2)]]);
+}
+
+#[tokio::test]
+async fn another_folder_in_the_place_of_the_first_gets_nothing_and_operators_are_told() {
+    let scene = Scene::start("exec \"$0\" \"$@\"", "").await;
+    assert_eq!(scene.ask("before@example.com").await.status, 404);
+    let folder = |name: &str| scene.site.folder.path().join(name);
+    fs::rename(folder("audit"), folder("elsewhere")).unwrap();
+    fs::create_dir(folder("audit")).unwrap();
+    assert_eq!(scene.ask("noticed@example.com").await.status, 503);
+    scene.is_refused().await;
+    let (_, text) = scene.readiness().await;
+    assert!(
+        text.contains("moved, removed or replaced") && text.contains("put it back"),
+        "{text}"
+    );
+    // Without a folder, and with the first one again.
+    fs::remove_dir(folder("audit")).unwrap();
+    scene.is_refused().await;
+    fs::rename(folder("elsewhere"), folder("audit")).unwrap();
+    scene.recovered().await;
+    scene.is_recorded(&folder("audit")).await;
+}

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::{self, message::StreamMessage, stream};
 use dcams_gateway::audit::ship::Subject;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair as RcgenKeyPair};
 
@@ -11,7 +11,7 @@ use super::*;
 const SUBJECT: &str = "audit.gw-1";
 
 /// A server with streams on disk. Ends when it is dropped.
-struct Nats {
+pub struct Nats {
     folder: TempDir,
     port: u16,
     more: Vec<String>,
@@ -19,7 +19,7 @@ struct Nats {
 }
 
 impl Nats {
-    async fn start(more: &[&str]) -> Self {
+    pub async fn start(more: &[&str]) -> Self {
         Self::in_folder(tempfile::tempdir().unwrap(), more).await
     }
 
@@ -57,7 +57,7 @@ impl Nats {
         self.process = run(self.folder.path(), self.port.into(), &self.more);
     }
 
-    fn settings(&self, scheme: &str) -> ShipSettings {
+    pub fn settings(&self, scheme: &str) -> ShipSettings {
         settings(Place::Nats {
             server: Endpoint::parse(&format!("{scheme}://127.0.0.1:{}", self.port)).unwrap(),
             subject: Subject::parse(SUBJECT).unwrap(),
@@ -72,7 +72,7 @@ impl Nats {
         jetstream::new(options.connect(url).await.unwrap())
     }
 
-    async fn stream(&self) -> stream::Stream {
+    pub async fn stream(&self) -> stream::Stream {
         let config = stream::Config {
             name: "AUDIT".to_owned(),
             subjects: vec!["audit.>".to_owned()],
@@ -108,17 +108,24 @@ fn run(folder: &Path, port: i32, more: &[String]) -> Child {
 }
 
 /// What the stream has, in its order.
+pub async fn messages(stream: &mut stream::Stream) -> Vec<StreamMessage> {
+    let count = stream.info().await.unwrap().state.messages;
+    let mut messages = Vec::new();
+    for number in 1..=count {
+        messages.push(stream.get_raw_message(number).await.unwrap());
+    }
+    messages
+}
+
+/// The lines in it.
 async fn stored(stream: &mut stream::Stream) -> Vec<String> {
-    let messages = stream.info().await.unwrap().state.messages;
-    let mut lines = Vec::new();
-    for number in 1..=messages {
-        let message = stream.get_raw_message(number).await.unwrap();
+    let line = |message: StreamMessage| {
         let line = String::from_utf8(message.payload.to_vec()).unwrap();
         let id = message.headers.get("Nats-Msg-Id").unwrap().as_str();
         assert_eq!(id, format!("{NODE}:{}", seq(&line)));
-        lines.push(line);
-    }
-    lines
+        line
+    };
+    messages(stream).await.into_iter().map(line).collect()
 }
 
 #[tokio::test]

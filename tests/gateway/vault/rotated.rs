@@ -145,7 +145,11 @@ async fn the_command_tries_what_is_in_vault() {
             "--email",
             "probe@example.com",
         ];
-        let variables = [("DCAMS_GATEWAY__UPSTREAM__URL", &url[..])];
+        let admin = world.admin.to_string();
+        let variables = [
+            ("DCAMS_GATEWAY__UPSTREAM__URL", &url[..]),
+            ("DCAMS_GATEWAY__ADMIN__LISTEN", &admin),
+        ];
         run(&arguments, &variables).await
     };
     world
