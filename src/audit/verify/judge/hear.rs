@@ -161,18 +161,17 @@ impl Judge<'_> {
         let fits = listed.is_some_and(|tree| tree.root() == signed.root);
         let unknown = self.tree.is_none();
         if !fits || signed.size != line.seq - 1 {
-            self.find(Kind::Root, "the checkpoint contradicts itself");
-        } else {
-            if unknown && matches!(self.trust, Trust::Public(_)) {
-                let what = format!(
-                    "its root cannot be compared, since lines before it are missing or bad: {}, or is missing",
-                    self.suspects()
-                );
-                self.find(Kind::Unvouched, what);
-            }
-            self.check_tree(line, signed.subtrees);
-            self.removed = self.unsigned_removal.take().or(self.removed.take());
+            return self.find(Kind::Root, "the checkpoint contradicts itself");
         }
+        if unknown && matches!(self.trust, Trust::Public(_)) {
+            let what = format!(
+                "its root cannot be compared, since lines before it are missing or bad: {}, or is missing",
+                self.suspects()
+            );
+            self.find(Kind::Unvouched, what);
+        }
+        self.check_tree(line, signed.subtrees);
+        self.removed = self.unsigned_removal.take().or(self.removed.take());
         let counts = &mut self.draft.counts;
         counts.checkpoints += 1;
         counts.signed_through = Some(signed.size);
