@@ -47,6 +47,7 @@ use self::{
     folder::Folder,
     key::AuditKeys,
     line::Position,
+    operator::Via,
     queue::Queue,
     receipt::Receipt,
     rejections::Rejections,
@@ -98,6 +99,8 @@ pub struct AuditSettings {
     pub stdout: bool,
     /// Where its lines go besides.
     pub ship: Option<ShipSettings>,
+    /// Which way its writer comes, where that is no gateway; no key of `[audit]`.
+    pub via: Option<Via>,
 }
 
 impl AuditSettings {
@@ -122,6 +125,7 @@ impl AuditSettings {
             image_digests: true,
             stdout: false,
             ship: None,
+            via: None,
         }
     }
 
