@@ -48,6 +48,7 @@ use self::{
     folder::Folder,
     key::AuditKeys,
     line::Position,
+    operator::Via,
     queue::Queue,
     receipt::Receipt,
     rejections::Rejections,
@@ -99,6 +100,8 @@ pub struct AuditSettings {
     pub stdout: bool,
     /// Where its lines go besides.
     pub ship: Option<ShipSettings>,
+    /// Which way its writer comes, where that is no gateway; no key of `[audit]`.
+    pub via: Option<Via>,
 }
 
 impl AuditSettings {
@@ -123,6 +126,7 @@ impl AuditSettings {
             image_digests: true,
             stdout: false,
             ship: None,
+            via: None,
         }
     }
 

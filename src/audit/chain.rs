@@ -208,13 +208,20 @@ pub enum Upkeep {
         /// How many, that no `rejected` event says.
         count: u64,
     },
-    /// The gateway begins.
+    /// The gateway begins, or a command that works on the state itself.
     Start {
         /// Its version.
         version: String,
+        /// `cli`: it is a command.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
     },
-    /// The gateway ends, and has written everything.
-    Stop {},
+    /// It ends, and has written everything.
+    Stop {
+        /// As in `start`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
+    },
     /// What others wrote.
     #[serde(other, skip_serializing)]
     Other,

@@ -80,6 +80,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
         image_digests: image_digests?,
         stdout: stdout?,
         ship: if ship_written { Some(ship?) } else { None },
+        via: None,
     })
 }
 

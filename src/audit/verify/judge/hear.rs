@@ -38,7 +38,7 @@ impl Judge<'_> {
             Upkeep::Other
             | Upkeep::RejectionsLeftOut { .. }
             | Upkeep::Start { .. }
-            | Upkeep::Stop {} => {}
+            | Upkeep::Stop { .. } => {}
         }
     }
 
