@@ -168,7 +168,8 @@ impl Writer {
     fn tell_of_start(&self, is_new: bool, interrupted: usize) {
         if is_new && self.hold.was_used {
             tracing::warn!(
-                "a new audit chain is begun in a folder where there was one: its files are gone"
+                "a new audit chain is begun in a folder that was used for one before: the files of that are gone, if it \
+                 had any"
             );
         }
         let state = if is_new { "begun" } else { "gone on with" };

@@ -262,7 +262,8 @@ async fn a_sync_that_failed_is_not_believed_the_next_time() {
 async fn where_no_other_file_can_be_begun_it_goes_on_in_the_old_one() {
     let wrapper = "exec strace -D -f -qq -o /dev/null -P FOLDER/audit-00000002.jsonl \
         -e trace=openat -e inject=openat:error=ENOSPC:when=1..3 \"$0\" \"$@\"";
-    let scene = Scene::start(wrapper, "[audit]\nrotate_size = \"16KiB\"\n").await;
+    let toml = "[audit]\nrotate_size = \"16KiB\"\nwrite_timeout = \"10s\"\n";
+    let scene = Scene::start(wrapper, toml).await;
     let trail = scene.site.folder.path().join("audit");
     let rotation = async {
         while !trail.join("audit-00000003.jsonl").exists() {

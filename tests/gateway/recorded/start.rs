@@ -16,7 +16,7 @@ use crate::{
 async fn a_start_says_which_chain_it_is_and_warns_where_one_is_gone() {
     let site = Site::prepare().await;
     let folder = site.folder.path();
-    let gone = "where there was one";
+    let gone = "used for one before";
     let served = site.serve("", &[]).await;
     let first = served.program.err.text();
     assert!(
