@@ -57,7 +57,11 @@ impl Judge<'_> {
         };
         let cut = self.cuts.get(&file);
         if gap.from_byte.is_some() && cut == gap.from_byte.as_ref() {
-            self.passed_over.remove(&file);
+            match self.trust {
+                Trust::Keys(_) => drop(self.passed_over.remove(&file)),
+                // As with removed files: anybody may have written it.
+                Trust::Public(_) => self.unsigned_gaps.push(file),
+            }
         }
         let bytes = gap.bytes.unwrap_or(0);
         if gap.cause == DAMAGED {
@@ -172,6 +176,9 @@ impl Judge<'_> {
         }
         self.check_tree(line, signed.subtrees);
         self.removed = self.unsigned_removal.take().or(self.removed.take());
+        for file in self.unsigned_gaps.drain(..) {
+            self.passed_over.remove(&file);
+        }
         let counts = &mut self.draft.counts;
         counts.checkpoints += 1;
         counts.signed_through = Some(signed.size);

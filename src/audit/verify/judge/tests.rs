@@ -672,8 +672,9 @@ fn a_removal_that_nobody_signed_is_not_believed_by_the_public_key_alone() {
     assert_eq!(report.completeness, Verdict::Broken);
 }
 
-#[test]
-fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
+/// A chain of two files; the first as a disk left it that had failed, the byte from which it does not count, and
+/// the state that the chain was gone on with.
+fn after_a_failed_write() -> (Files, Vec<u8>, usize, State) {
     let mut files = Files::begin("gw-1", 1);
     files.open();
     files.requests(5);
@@ -694,6 +695,12 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
     }));
     files.keep(Upkeep::AuditGap(Gap::lost(17)));
     files.requests(4);
+    (files, failed, certain, state)
+}
+
+#[test]
+fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
+    let (files, failed, certain, state) = after_a_failed_write();
     let head = files.head();
     for bytes in [failed.clone(), failed[..certain].to_vec()] {
         let mut all = files.numbered();
@@ -874,6 +881,31 @@ fn whole_lines_that_a_start_set_aside_are_missing_and_half_a_line_is_not() {
             assert!(found.what.starts_with("4711 bytes of file 5,"), "{found:?}");
             assert_eq!((found.place.number, found.place.line), (6, 2));
         }
+    }
+}
+
+#[test]
+fn a_gap_that_nobody_signed_is_not_believed_by_the_public_key_alone() {
+    let (files, failed, ..) = after_a_failed_write();
+    let mut unsigned = files.numbered();
+    unsigned.insert(1, failed);
+    let lines: Vec<_> = all_lines(&unsigned)
+        .into_iter()
+        .filter(|(file, _)| *file == 2)
+        .collect();
+    unsigned.insert(
+        2,
+        lines[..5]
+            .iter()
+            .flat_map(|(_, line)| line.clone())
+            .collect(),
+    );
+    for (trust, expected) in [
+        (keys(&[1]), vec![]),
+        (public(&[1]), vec![Kind::Unexplained]),
+    ] {
+        let report = judge(&unsigned, &trust, None);
+        assert_eq!(kinds(&report), expected, "{report:?}");
     }
 }
 
