@@ -187,20 +187,17 @@ impl Rounds {
     /// The number of the last file that ended longer ago than that.
     fn older_than(&mut self, files: &[AuditFile], keep: Duration, now: Timestamp) -> u64 {
         let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
-        let (mut old, mut ended) = (0, Timestamp::MIN);
-        let mut before = None;
+        let (mut old, mut before) = (0, 0);
         for file in files {
             // A file ends when the next one begins; the last is being written. What was written while the clock
-            // was ahead is as old as what follows it, and what was written while it was behind is no older than
-            // what precedes it.
+            // was ahead is as old as what follows it.
             if let Some((begun, _)) = self.opened(file).filter(|(begun, _)| *begun <= now) {
-                ended = ended.max(begun);
-                if now.duration_since(ended) <= keep {
+                if now.duration_since(begun) <= keep {
                     break;
                 }
-                old = before.unwrap_or(old);
+                old = before;
             }
-            before = Some(file.number);
+            before = file.number;
         }
         old
     }
