@@ -276,6 +276,18 @@ pub enum OpenError {
         /// Whose this process is.
         user: u32,
     },
+    /// The key wrote files before another one replaced it.
+    #[error(
+        "{} was written with this `audit.key` (id {key}), and another key has replaced it since: one that was \
+         replaced does not come back; make a new key, and leave both in `audit.old_keys`",
+        path.display()
+    )]
+    RetiredKey {
+        /// One of the files.
+        path: PathBuf,
+        /// The key's id.
+        key: String,
+    },
     /// The system gives no thread.
     #[error("cannot start the thread that writes audit events: {0}")]
     Thread(#[source] io::Error),
