@@ -275,9 +275,15 @@ fn describe_shipping(health: &ShipHealth) -> String {
     let (Some(reason), Some(since)) = (health.reason, health.failing_since) else {
         return String::new();
     };
-    let behind = health.behind_events;
+    let (behind, missed) = (health.behind_events, health.missed_events);
+    let lost = if missed > 0 {
+        format!("; {missed} were removed, or damaged, before it had them")
+    } else {
+        String::new()
+    };
     format!(
-        "audit: its second place takes nothing since {since:.0} ({reason}), and lacks {behind} events; they stay on disk\n"
+        "audit: its second place takes nothing since {since:.0} ({reason}), and lacks {behind} events; they stay \
+         on disk for as long as audit.keep and audit.keep_files say{lost}\n"
     )
 }
 

@@ -48,6 +48,7 @@ use self::{
     folder::Folder,
     key::AuditKeys,
     line::Position,
+    operator::Via,
     queue::Queue,
     receipt::Receipt,
     rejections::Rejections,
@@ -99,6 +100,8 @@ pub struct AuditSettings {
     pub stdout: bool,
     /// Where its lines go besides.
     pub ship: Option<ShipSettings>,
+    /// Which way its writer comes, where that is no gateway; no key of `[audit]`.
+    pub via: Option<Via>,
 }
 
 impl AuditSettings {
@@ -123,6 +126,7 @@ impl AuditSettings {
             image_digests: true,
             stdout: false,
             ship: None,
+            via: None,
         }
     }
 
@@ -271,6 +275,18 @@ pub enum OpenError {
         owner: u32,
         /// Whose this process is.
         user: u32,
+    },
+    /// The key wrote files before another one replaced it.
+    #[error(
+        "{} was written with this `audit.key` (id {key}), and another key has replaced it since: one that was \
+         replaced does not come back; make a new key, and leave both in `audit.old_keys`",
+        path.display()
+    )]
+    RetiredKey {
+        /// One of the files.
+        path: PathBuf,
+        /// The key's id.
+        key: String,
     },
     /// The system gives no thread.
     #[error("cannot start the thread that writes audit events: {0}")]

@@ -347,9 +347,8 @@ fn fixed(mut root: Section<'_>) -> Fixed {
     let rules = sections::validation(root.section("validation"), limits.as_ref());
     let tariff = quota::tariff(root.section("quota"));
     let state = state::state(root.section("state"));
-    let state_key = state.as_ref().map(|state| &*state.key);
     let cache = cache::cache(root.section("cache"), state.as_ref());
-    let audit = audit::audit(root.section("audit"), state_key);
+    let audit = audit::audit(root.section("audit"), state.as_ref());
     let reload = sections::reload(root.section("reload"));
     let telemetry = sections::telemetry(root.section("telemetry"));
     let vault_written = root.has("vault");

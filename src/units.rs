@@ -29,7 +29,13 @@ pub enum UnitError {
 }
 
 /// Units in milliseconds, the largest first.
-const DURATIONS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATIONS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 /// What a rate is per, in seconds.
 const PERIODS: [(&str, u64); 3] = [("/h", 3_600), ("/m", 60), ("/s", 1)];
@@ -45,7 +51,7 @@ const SIZES: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Reads a duration: a whole number and `ms`, `s`, `m` or `h`.
+/// Reads a duration: a whole number and `ms`, `s`, `m`, `h` or `d` (24 hours).
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     parse(text, &DURATIONS).map(Duration::from_millis)
 }
@@ -65,11 +71,13 @@ pub fn parse_rate(text: &str) -> Result<(u64, Duration), UnitError> {
     Ok((count, Duration::from_secs(period)))
 }
 
-/// Writes a duration in the largest unit that divides it.
+/// Writes a duration in the largest unit that divides it, up to hours.
 pub fn show_duration(duration: Duration) -> String {
     show(
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        &DURATIONS,
+        DURATIONS
+            .split_first()
+            .map_or(&[], |(_days, others)| others),
         "s",
     )
 }
@@ -126,6 +134,7 @@ mod tests {
             ("30s", 30_000),
             ("15m", 900_000),
             ("24h", 86_400_000),
+            ("365d", 31_536_000_000),
             ("0s", 0),
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
@@ -144,7 +153,7 @@ mod tests {
             ("1.5s", UnitError::Unit),
             ("1 s", UnitError::Unit),
             ("1S", UnitError::Unit),
-            ("1d", UnitError::Unit),
+            ("1w", UnitError::Unit),
             ("1m30s", UnitError::Unit),
             ("1s\n", UnitError::Unit),
             ("99999999999999999999s", UnitError::TooLarge),

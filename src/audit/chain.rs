@@ -3,14 +3,15 @@
 //! Invariant: each line has the next number and the MAC of the line before, and is the next leaf of the
 //! tree. A state that was taken before lines that could not be written can be gone back to.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    folder::{AuditFile, Next},
     key::{AuditKey, Mac},
-    line::{Frame, Position},
+    line::{Frame, Line, Position},
     note::{Checkpoint, Signature},
     tree::{Hash, Tree},
 };
@@ -208,13 +209,20 @@ pub enum Upkeep {
         /// How many, that no `rejected` event says.
         count: u64,
     },
-    /// The gateway begins.
+    /// The gateway begins, or a command that works on the state itself.
     Start {
         /// Its version.
         version: String,
+        /// `cli`: it is a command.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
     },
-    /// The gateway ends, and has written everything.
-    Stop {},
+    /// It ends, and has written everything.
+    Stop {
+        /// As in `start`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
+    },
     /// What others wrote.
     #[serde(other, skip_serializing)]
     Other,
@@ -246,6 +254,43 @@ pub struct Opened {
     pub subtrees: Vec<Hash>,
     /// Requests that were under way: with an intent in an earlier file and no outcome yet.
     pub open: Vec<RequestId>,
+}
+
+/// The line that a file begins with.
+pub struct First {
+    /// When it was written.
+    pub time: Timestamp,
+    /// Its number in the chain.
+    pub seq: u64,
+    /// What it says.
+    pub opened: Opened,
+}
+
+impl First {
+    /// That of this file, as it stands there: its MAC is for others to check.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or does not begin with such a line.
+    pub fn of(file: &AuditFile) -> io::Result<Self> {
+        let mut lines = file.lines()?;
+        let first = match lines.next_line()? {
+            Some(Next::Line(line)) => line,
+            _ => &[],
+        };
+        let seq = Line::parse(first).map(|line| line.seq);
+        let kept: Result<Kept, _> = serde_json::from_slice(first);
+        match (seq, kept) {
+            (
+                Some(seq),
+                Ok(Kept {
+                    time,
+                    upkeep: Upkeep::FileOpened(opened),
+                    ..
+                }),
+            ) => Ok(Self { time, seq, opened }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
 }
 
 /// See [`Upkeep::FilesRemoved`].

@@ -16,9 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     AuditSettings,
-    chain::{Kept, Removed, Upkeep},
-    folder::{AuditFile, Folder, Next},
-    line::Line,
+    chain::{First, Kept, Removed, Upkeep},
+    folder::{AuditFile, Folder},
     queue::Queue,
     recovery::private,
 };
@@ -226,8 +225,8 @@ impl Rounds {
     /// When a file was begun, and the number of its first line; nothing where that cannot be read, which is
     /// logged once.
     fn opened(&mut self, file: &AuditFile) -> Option<(Timestamp, u64)> {
-        let opened = opened(file);
-        if let Err(error) = &opened
+        let first = First::of(file);
+        if let Err(error) = &first
             && self.unreadable.insert(file.number)
         {
             tracing::warn!(
@@ -235,22 +234,7 @@ impl Rounds {
                 "the first line of an audit file cannot be read: it goes when files behind it go"
             );
         }
-        opened.ok()
-    }
-}
-
-/// When a file was begun, and the number of its first line.
-fn opened(file: &AuditFile) -> io::Result<(Timestamp, u64)> {
-    let mut lines = file.lines()?;
-    let first = match lines.next_line()? {
-        Some(Next::Line(line)) => line,
-        _ => &[],
-    };
-    let seq = Line::parse(first).map(|line| line.seq);
-    let kept: Result<Kept, _> = serde_json::from_slice(first);
-    match (seq, kept) {
-        (Some(seq), Ok(kept)) => Ok((kept.time, seq)),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+        first.ok().map(|first| (first.time, first.seq))
     }
 }
 

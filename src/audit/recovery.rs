@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::{
     AuditSettings, OpenError,
-    chain::{Gap, Kept, State, Upkeep},
+    chain::{First, Gap, Kept, State, Upkeep},
     folder::{AuditFile, Folder, Next},
     key::{AuditKey, KeyId},
     line::Line,
@@ -78,6 +78,9 @@ pub(super) fn recover(
                 .map_err(failed("set aside", &file.path))?;
             continue;
         };
+        if scan.key.id() != settings.keys.current.id() {
+            is_new(&files, settings)?;
+        }
         let gap = scan.bad.map(|bad| bad.set_aside(file)).transpose()?;
         let open = std::mem::take(&mut scan.open);
         return Ok(Some(Recovered {
@@ -94,6 +97,22 @@ pub(super) fn recover(
         }));
     }
     Ok(None)
+}
+
+/// Refuses a key that was replaced by the one that wrote last: who had got hold of it could go on so.
+fn is_new(files: &[AuditFile], settings: &AuditSettings) -> Result<(), OpenError> {
+    let id = settings.keys.current.id();
+    let is_its = |file: &&AuditFile| {
+        // One that cannot be read says nothing of its key.
+        First::of(file).is_ok_and(|first| KeyId::parse(&first.opened.key) == Some(id))
+    };
+    match files.iter().find(is_its) {
+        Some(file) => Err(OpenError::RetiredKey {
+            path: file.path.clone(),
+            key: id.to_string(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The end of a file that does not count.

@@ -192,13 +192,7 @@ impl Shipper {
 
     /// Sends a batch until all of it was taken. Says whether there may be more.
     async fn deliver(&mut self, batch: Batch) -> Result<bool, Stopped> {
-        if batch.missing > 0 {
-            self.shipping.missed(batch.missing);
-            tracing::error!(
-                audit.missed = batch.missing,
-                "lines of the audit chain were removed, or damaged, before the second place had them"
-            );
-        }
+        self.miss(batch.missing);
         let (mut sent, mut portion) = (0, Portion::ALL);
         while sent < batch.lines.len() {
             let count = portion.of(batch.lines.len() - sent);
@@ -221,6 +215,18 @@ impl Shipper {
             self.shipping.taken(through.seq);
         }
         Ok(batch.more)
+    }
+
+    /// Says what the second place will never have.
+    fn miss(&self, lines: u64) {
+        if lines == 0 {
+            return;
+        }
+        self.shipping.missed(lines);
+        tracing::error!(
+            audit.missed = lines,
+            "lines of the audit chain were removed, or damaged, before the second place had them"
+        );
     }
 
     async fn send(&mut self, lines: Slice<'_>) -> Result<(), NotTaken> {
@@ -246,7 +252,7 @@ impl Shipper {
         Ok(())
     }
 
-    /// Says what failed, once, and waits until it is tried again.
+    /// Says what failed, once, and what was removed meanwhile, and waits until it is tried again.
     async fn bear(&mut self, error: NotTaken) -> Result<(), Stopped> {
         let pause = self.pace.fail(error.retry_after, dice());
         let NotTaken { failure, .. } = error;
@@ -268,6 +274,8 @@ impl Shipper {
                 "the second place of the audit chain takes nothing; it is tried again"
             );
         }
+        let removed = self.spool.removed().await;
+        self.miss(removed);
         if self.stop.is_cancelled() {
             return Err(Stopped);
         }
@@ -299,6 +307,22 @@ impl Spool {
         let (reader, batch) = read.await.map_err(io::Error::other)?;
         self.reader = Some(reader);
         batch
+    }
+
+    /// How many lines were removed before they were read. What cannot be told now is told when it is gone on.
+    async fn removed(&mut self) -> u64 {
+        let Some(mut reader) = self.reader.take() else {
+            return 0;
+        };
+        let looked = spawn_blocking(move || {
+            let removed = reader.removed();
+            (reader, removed)
+        });
+        let Ok((reader, removed)) = looked.await else {
+            return 0;
+        };
+        self.reader = Some(reader);
+        removed.unwrap_or(0)
     }
 
     /// Behind the last line that was sent before this process, or before all.

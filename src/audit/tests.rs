@@ -444,6 +444,18 @@ async fn a_chain_is_gone_on_with_another_key_where_the_old_one_is_known() {
         AuditTrail::open(&other, None),
         Err(OpenError::Node { .. })
     ));
+    // Who has got hold of the old one cannot go on with it.
+    let back = AuditSettings {
+        keys: AuditKeys {
+            current: Arc::clone(&before.keys.current),
+            old: vec![new],
+        },
+        ..before
+    };
+    let Err(OpenError::RetiredKey { path, .. }) = AuditTrail::open(&back, None) else {
+        panic!("a key that was replaced came back")
+    };
+    assert!(path.ends_with("audit-00000001.jsonl") || path.ends_with("audit-00000001.jsonl.zst"));
 }
 
 #[tokio::test]

@@ -270,8 +270,9 @@ impl Writer {
         self.buffer.clear();
         let positions = self.append();
         if end == End::Chain {
+            let via = self.via();
             self.chain
-                .keep(clock::now(), Upkeep::Stop {}, &mut self.buffer);
+                .keep(clock::now(), Upkeep::Stop { via }, &mut self.buffer);
         }
         let lines = self.chain.state().seq() - before.seq();
         let Some(file) = &mut self.file else { return };
@@ -314,8 +315,9 @@ impl Writer {
         }
         if !self.started {
             let version = env!("CARGO_PKG_VERSION").into();
+            let via = self.via();
             self.chain
-                .keep(now, Upkeep::Start { version }, &mut self.buffer);
+                .keep(now, Upkeep::Start { version, via }, &mut self.buffer);
         }
         let positions = self.append();
         self.synced = clock::instant();
@@ -465,6 +467,11 @@ impl Writer {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         File::open(self.folder.path())?.sync_all()
+    }
+
+    /// Which way it is written, where no gateway does.
+    fn via(&self) -> Option<String> {
+        self.settings.via.map(|via| via.as_str().into())
     }
 
     fn is_checkpoint_due(&self) -> bool {

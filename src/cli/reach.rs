@@ -18,8 +18,8 @@ use super::{CommandError, Session, complain};
 use crate::{
     admin::AdminSettings,
     audit::{
-        self, AuditTrail,
-        operator::{Actor, NAME_HEADER, Scribe},
+        self, AuditSettings, AuditTrail,
+        operator::{Actor, NAME_HEADER, Scribe, Via},
     },
     config::Config,
     ident::OperatorName,
@@ -55,7 +55,11 @@ impl Books {
         operator: &Operator,
         session: &mut Session,
     ) -> Result<Self, CommandError> {
-        let audit = match AuditTrail::open(&config.audit, None) {
+        let settings = AuditSettings {
+            via: Some(Via::Cli),
+            ..config.audit.clone()
+        };
+        let audit = match AuditTrail::open(&settings, None) {
             Ok(audit) => Arc::new(audit),
             Err(audit::OpenError::Locked(folder)) => return Err(operator.elsewhere(&folder)),
             Err(error) => return Err(CommandError::Trail(error)),

@@ -7,12 +7,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{CommandError, ConfigArgs, Session, reach::Operator, say};
-use crate::config::Config;
+use crate::config::origin::Origin;
 
 pub(super) async fn run(args: &ConfigArgs, session: &Session) -> Result<(), CommandError> {
-    // What is wrong for this command is wrong for the gateway, which need not be asked then.
-    let config = Config::load_with_env(&args.config)?;
-    let operator = Operator::new(&config.admin, session)?;
+    // What is wrong elsewhere in the files the gateway says, and writes down.
+    let admin = Origin::with_env(&args.config).read_admin()?;
+    let operator = Operator::new(&admin, session)?;
     if !operator.answers().await {
         return Err(CommandError::Operator(format!(
             "no gateway answers at {}: start it; where it runs and admin.listen is what has changed, \

@@ -3,7 +3,13 @@
 //! Invariant: its key is none of another section's; bounds in which a disk is asked neither too often nor
 //! too seldom. The defaults stand in `config/default.toml`.
 
-use std::{num::NonZeroU32, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    ops::RangeInclusive,
+    path::{self, Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use zeroize::Zeroizing;
 
@@ -14,6 +20,7 @@ use crate::{
     },
     config::{cursor::Section, secret, ship},
     limits::Rate,
+    store::{Backend, StateSettings},
     units::{GIB, KIB},
 };
 
@@ -21,15 +28,17 @@ const SYNCS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 const WRITES: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(1);
 const CHECKPOINTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 const ROTATIONS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24 * 31);
+const DAY: Duration = Duration::from_hours(24);
 /// Up to ten years. Zero is for ever.
 const KEPT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24 * 3_660);
 
-/// Reads `[audit]`, whose keys must not be that of `[state]`.
-pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Option<AuditSettings> {
-    let folder = match section.optional("path") {
-        None => Some(PathBuf::from("audit")),
-        Some(field) => field.path(),
-    };
+/// Reads `[audit]`, whose key and folder must not be those of `[state]`.
+pub(super) fn audit(
+    mut section: Section<'_>,
+    state: Option<&StateSettings>,
+) -> Option<AuditSettings> {
+    let folder = folder(&mut section, state);
+    let state = state.map(|state| &*state.key);
     let node = match section.optional("node") {
         None => Some(None),
         Some(field) => field.name().map(Some),
@@ -48,7 +57,7 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
     let checkpoint_every = section.duration("checkpoint_every", CHECKPOINTS);
     let rotate_size = section.size("rotate_size", 16 * KIB..=GIB);
     let rotate_every = section.duration("rotate_every", ROTATIONS);
-    let keep = section.duration("keep", KEPT);
+    let keep = keep(&mut section);
     let keep_files = section.count("keep_files", 0..=1_000_000);
     let receipt = receipt(&mut section, durability);
     let rejected_rate = section
@@ -80,7 +89,50 @@ pub(super) fn audit(mut section: Section<'_>, state: Option<&[u8; 32]>) -> Optio
         image_digests: image_digests?,
         stdout: stdout?,
         ship: if ship_written { Some(ship?) } else { None },
+        via: None,
     })
+}
+
+fn folder(section: &mut Section<'_>, state: Option<&StateSettings>) -> Option<PathBuf> {
+    let folder = match section.optional("path") {
+        None => PathBuf::from("audit"),
+        Some(field) => field.path()?,
+    };
+    if let Some(Backend::Embedded { path }) = state.map(|state| &state.backend) {
+        stand_apart(section, &folder, path);
+    }
+    Some(folder)
+}
+
+/// What is in either folder is kept, saved and removed by rules of its own.
+fn stand_apart(section: &Section<'_>, audit: &Path, state: &Path) {
+    let absolute = |path: &Path| path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (audit, state) = (absolute(audit), absolute(state));
+    let problem = if audit == state {
+        "is the folder of `state.path`, too"
+    } else if audit.starts_with(&state) {
+        "is inside of the folder of `state.path`"
+    } else if state.starts_with(&audit) {
+        "has the folder of `state.path` inside of it"
+    } else {
+        return;
+    };
+    let mend = "give each a folder of its own, beside the other: \"state\" and \"audit\"";
+    section.mistake("path", problem, mend);
+}
+
+/// Reads `keep`. It may be short where a second place has everything; more likely it is a slip.
+fn keep(section: &mut Section<'_>) -> Option<Duration> {
+    let keep = section.duration("keep", KEPT)?;
+    if !keep.is_zero() && keep < DAY {
+        let mend = "write how long they are to be kept, such as \"365d\", or \"0s\" for ever";
+        section.warning(
+            "keep",
+            "removes audit files before they are a day old",
+            mend,
+        );
+    }
+    Some(keep)
 }
 
 /// Reads `receipt`, which says where something stands that is on disk.
@@ -101,7 +153,9 @@ fn keys(section: &mut Section<'_>, state: Option<&[u8; 32]>) -> Option<AuditKeys
     if key.is_some() && key.as_deref() == state {
         section.mistake(
             "key",
-            "is the same as `state.key`, so whoever checks the trail could undo its pseudonyms",
+            "is the same as `state.key`: that one makes the customers' keys in the state and seals it, this one \
+             the trail's lines, its pseudonyms and its signatures, and who is given it to check the trail must \
+             not have the other",
             "make a second one with: openssl rand -base64 32",
         );
     }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 use config::{Map, Value};
 
 use crate::config::{
-    field::Field,
+    field::{Field, listed},
     mistake::{Mistake, Report, suggest},
     sources::Seen,
 };
@@ -156,7 +156,12 @@ impl<'a> Section<'a> {
         key: &'static str,
         choices: &[(&str, T)],
     ) -> Option<T> {
-        self.required(key)?.choice(choices)
+        let field = self.optional(key);
+        if field.is_none() && self.sound {
+            let words = choices.iter().map(|(word, _)| *word);
+            self.missing(key, &format!("add it: one of {}", listed(words)));
+        }
+        field?.choice(choices)
     }
 
     /// Refuses keys that stand in the documentation of what is to come: a protection that is

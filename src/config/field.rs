@@ -207,7 +207,7 @@ impl<'a> Field<'a> {
             &show_duration(*bounds.start()),
             &show_duration(*bounds.end()),
         );
-        let mend = format!("write a duration such as \"30s\", {range}");
+        let mend = format!("write a duration such as \"30s\" (in ms, s, m, h or d), {range}");
         let ValueKind::String(text) = &self.value.kind else {
             self.mistake("is not a duration", &mend);
             return None;
@@ -444,7 +444,7 @@ fn span(from: &str, to: &str) -> String {
     format!("from {from} to {to}")
 }
 
-fn listed<'w>(words: impl Iterator<Item = &'w str>) -> String {
+pub(super) fn listed<'w>(words: impl Iterator<Item = &'w str>) -> String {
     let quoted: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
     quoted.join(", ")
 }

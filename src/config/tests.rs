@@ -1,5 +1,6 @@
 //! Tests of whole configurations: what is read, from where, and what is refused.
 
+mod audit;
 mod broken;
 mod quota;
 mod redis;

@@ -724,9 +724,9 @@ async fn a_request_leaves_one_line_of_log() {
         .to_owned();
     let bytes_out = answer.bytes().await.unwrap().len();
     world.post_text("not-a-token", "{}").await;
-    // Three others say that there is a state store now, and a credential.
-    let mut lines = log.until(5).await;
-    assert_eq!(lines.len(), 5, "{lines:#?}");
+    // Four others say that there is a state store now, an audit trail and a credential.
+    let mut lines = log.until(6).await;
+    assert_eq!(lines.len(), 6, "{lines:#?}");
     lines.retain(|line| line["message"] == "request");
     let [first, second] = &lines[..] else {
         panic!("{lines:?}")

@@ -162,7 +162,10 @@ async fn what_an_operator_does_is_on_disk_with_who_it_was_when_he_is_answered() 
     let unknown = json!({"account": "demo", "credential": "made-up"});
     assert_eq!(post("credentials/retry", &unknown).await.status, 404);
     assert_eq!(told(0), [json!(null); 0]);
-    let text = json!(lines(world.folder())).to_string();
+    let all = lines(world.folder());
+    let start = all.iter().find(|line| line["event"] == "start").unwrap();
+    assert_eq!(start["via"], json!(null), "{start}");
+    let text = json!(all).to_string();
     for person in [EMAIL, SUBJECT, "b@example.com", "made-up"] {
         assert!(!text.contains(person), "{text}");
     }
@@ -474,7 +477,14 @@ async fn a_command_without_a_gateway_leaves_its_events_in_a_chain_that_is_whole(
         .out
         .lines()
         .map(|line| serde_json::from_str(line).unwrap());
-    let acts = admin(parsed.collect());
+    let all: Vec<Value> = parsed.collect();
+    // They are no gateway's.
+    for kind in ["start", "stop"] {
+        let of = all.iter().filter(|line| line["event"] == kind);
+        let by: Vec<_> = of.map(|line| (&line["via"], flaws(line))).collect();
+        assert_eq!(by, vec![(&json!("cli"), Vec::new()); 10], "{kind}");
+    }
+    let acts = admin(all);
     let told: Vec<_> = acts
         .iter()
         .map(|act| {

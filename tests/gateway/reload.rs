@@ -25,6 +25,7 @@ use tokio::{net::TcpStream, task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    durable::lines,
     identity::{issuer, pair, token},
     idp::{self, Idp, KEYS, jwk},
     program::{Served, command, run},
@@ -622,10 +623,10 @@ async fn the_command_says_what_came_of_it() {
     let at = |name: &str| folder.path().join(name);
     fs::write(at("more.toml"), "").unwrap();
     let served = process("0s", &["demo.toml", "more.toml"], &simulator, &folder).await;
+    let admin = served.admin.to_string();
     let reload = async || {
         let (demo, more) = (at("demo.toml").display().to_string(), at("more.toml"));
         let arguments = ["reload", "--config", &demo, &more.display().to_string()];
-        let admin = served.admin.to_string();
         run(&arguments, &[("DCAMS_GATEWAY__ADMIN__LISTEN", &admin)]).await
     };
     let ended = reload().await;
@@ -651,6 +652,10 @@ async fn the_command_says_what_came_of_it() {
     let ended = reload().await;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.err.contains("limits.max_bdy"), "{ended:?}");
+    // Each refusal is on record.
+    let recorded = lines(folder.path()).into_iter();
+    let refused = recorded.filter(|line| line["result"] == "refused" && line["via"] == "api");
+    assert_eq!(refused.count(), 2);
     drop(served);
     fs::write(at("more.toml"), "").unwrap();
     let ended = run(

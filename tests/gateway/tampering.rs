@@ -278,6 +278,25 @@ async fn whatever_was_done_to_the_files_is_found_and_named() {
 }
 
 #[tokio::test]
+async fn a_start_does_not_have_it_forgotten_that_the_end_was_changed() {
+    let world = World::new().await;
+    let chain = world.folder.path().join("chain");
+    edit(&chain, 4, |lines| {
+        let last = lines.len() - 3;
+        lines[last..].iter_mut().for_each(|line| line[80] ^= 1);
+    });
+    write(&chain, &SECRET).await;
+    for (option, key) in [("--key", "key"), ("--public-key", "public")] {
+        let ended = world.verify("chain", &[option, &world.at(key)]).await;
+        assert_eq!(ended.status.code(), Some(1), "{} {}", ended.out, ended.err);
+        assert!(ended.out.contains("completeness  broken"), "{}", ended.out);
+        let (_, told) = ended.out.split_once("their copy (").unwrap();
+        let (copy, _) = told.split_once(')').unwrap();
+        assert!(chain.join(copy).exists(), "{copy}");
+    }
+}
+
+#[tokio::test]
 async fn what_no_line_can_show_is_said_and_wrong_usage_is_told_apart() {
     let world = World::new().await;
     // A whole end is gone, and nobody has published a head.

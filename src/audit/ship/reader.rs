@@ -7,6 +7,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    ops::Range,
 };
 
 use super::{
@@ -32,6 +33,8 @@ pub(super) struct Reader {
     /// The last line that was read; none before the first.
     at: Option<Cursor>,
     open: Option<Open>,
+    /// Lines that were removed before they were read, and were counted then.
+    lost: Option<Range<u64>>,
 }
 
 /// A file that is being read. It stays open when its name goes: compressed or removed, its lines are
@@ -39,6 +42,8 @@ pub(super) struct Reader {
 struct Open {
     number: u64,
     lines: Source,
+    /// The number of the first line behind it, once that is written.
+    end: Option<u64>,
 }
 
 enum Source {
@@ -65,6 +70,7 @@ impl Reader {
             what,
             at,
             open: None,
+            lost: None,
         }
     }
 
@@ -75,6 +81,30 @@ impl Reader {
     pub(super) fn next(&mut self, durable: Durable, bounds: Bounds) -> io::Result<Batch> {
         // Where it fails the file is opened anew the next time, and read up to the same line.
         self.gather(durable, bounds)
+    }
+
+    /// How many lines were removed before they were read, that nobody was told of yet. Blocks.
+    pub(super) fn removed(&mut self) -> io::Result<u64> {
+        let Some(at) = self.at else { return Ok(0) };
+        let files = self.folder.files()?;
+        let reading = self.open.as_ref().map_or(at.file, |open| open.number);
+        let Some(oldest) = files.first().filter(|oldest| oldest.number > reading) else {
+            return Ok(0);
+        };
+        let first = self.open(oldest.number)?.lines.first()?;
+        let from = match (&self.lost, &self.open) {
+            (Some(lost), _) => Some(lost.start),
+            // What is open is still to be had.
+            (None, Some(open)) => open.end.or(open.lines.end(at.seq + 1)?),
+            (None, None) => Some(at.seq + 1),
+        };
+        let (Some(first), Some(from)) = (first, from) else {
+            return Ok(0);
+        };
+        let told = self.lost.as_ref().map_or(from, |lost| lost.end);
+        let end = first.max(told);
+        self.lost = Some(from..end);
+        Ok(end - told)
     }
 
     fn gather(&mut self, durable: Durable, bounds: Bounds) -> io::Result<Batch> {
@@ -88,19 +118,25 @@ impl Reader {
         // What a failed write left at the end of a file does not count, and its numbers were given
         // again: to the lines of the next file.
         let next = closed.then(|| self.first_after(open.number)).transpose()?;
+        open.end = next.as_ref().map(|(_, seq)| *seq);
         let limit = if closed { u64::MAX } else { durable.bytes };
         let mut gathered = Gathered {
             at: self.at,
             what: self.what,
             file: open.number,
-            end: next.as_ref().map(|(_, seq)| *seq),
+            end: open.end,
             bounds,
             bytes: Vec::new(),
             lines: Vec::new(),
             missing: 0,
+            counted: self.lost.clone().unwrap_or_default(),
         };
         let step = open.lines.each(limit, |line| gathered.take(line))?;
         self.at = gathered.at;
+        let passed = |lost: &Range<u64>| self.at.is_some_and(|at| at.seq >= lost.end);
+        if self.lost.as_ref().is_some_and(passed) {
+            self.lost = None;
+        }
         self.open = match next {
             Some((next, _)) if step == Step::Over => Some(next),
             _ => Some(open),
@@ -159,7 +195,11 @@ impl Reader {
             }
             other => other?,
         };
-        Ok(Open { number, lines })
+        Ok(Open {
+            number,
+            lines,
+            end: None,
+        })
     }
 }
 
@@ -174,6 +214,8 @@ struct Gathered {
     bytes: Vec<u8>,
     lines: Vec<Entry>,
     missing: u64,
+    /// Which of those that are missing were counted before.
+    counted: Range<u64>,
 }
 
 impl Gathered {
@@ -191,7 +233,12 @@ impl Gathered {
         let Some(missing) = seq.checked_sub(expected) else {
             return Step::Next;
         };
-        self.missing += missing;
+        let counted = self
+            .counted
+            .end
+            .min(seq)
+            .saturating_sub(self.counted.start.max(expected));
+        self.missing += missing - counted;
         let at = Cursor {
             seq,
             file: self.file,
@@ -226,6 +273,29 @@ impl Source {
             return Ok(Self::Compressed(file.lines()?));
         }
         Ok(Self::Plain(File::open(&file.path)?, 0))
+    }
+
+    /// The number of its first line.
+    fn first(&mut self) -> io::Result<Option<u64>> {
+        let mut first = None;
+        self.each(u64::MAX, |line| {
+            first = Line::parse(line).map(|line| line.seq);
+            Step::Full
+        })?;
+        Ok(first)
+    }
+
+    /// The number behind its last line, where that can be looked for without reading on. The next one is known.
+    fn end(&self, next: u64) -> io::Result<Option<u64>> {
+        let Self::Plain(file, offset) = self else {
+            return Ok(None);
+        };
+        let mut end = next;
+        Self::Plain(file.try_clone()?, *offset).each(u64::MAX, |line| {
+            end = Line::parse(line).map_or(end, |line| line.seq + 1);
+            Step::Next
+        })?;
+        Ok(Some(end))
     }
 
     /// Hands over each whole line up to this byte, until one says otherwise; it can be gone on after it.

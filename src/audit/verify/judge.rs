@@ -75,6 +75,8 @@ pub(super) struct Judge<'a> {
     removed: Option<Removed>,
     /// What a line says of removed files that no signed root vouches for yet.
     unsigned_removal: Option<Removed>,
+    /// Files of which a line says that their tails do not count, and no signed root vouches for it yet.
+    unsigned_gaps: Vec<u64>,
     /// Tails that were passed over, with the first line of each.
     passed_over: BTreeMap<u64, Place>,
     open: BTreeSet<RequestId>,
@@ -144,6 +146,7 @@ impl<'a> Judge<'a> {
             holes: Vec::new(),
             removed: None,
             unsigned_removal: None,
+            unsigned_gaps: Vec::new(),
             passed_over: BTreeMap::new(),
             open: BTreeSet::new(),
         }

@@ -24,9 +24,9 @@ use super::{
 };
 use crate::{
     audit::{
-        chain::{Kept, Upkeep},
+        chain::First,
         digest::ImageDigest,
-        folder::{AuditFile, Next},
+        folder::AuditFile,
         key::{AuditKey, KeyId},
         search::{Item, Person, Role, What, scan},
     },
@@ -319,15 +319,7 @@ impl Search {
 
 /// Under which key a file was written, as its first line says.
 fn key_of(file: &AuditFile) -> Option<KeyId> {
-    let mut lines = file.lines().ok()?;
-    let Some(Next::Line(first)) = lines.next_line().ok()? else {
-        return None;
-    };
-    let kept: Kept = serde_json::from_slice(first).ok()?;
-    let Upkeep::FileOpened(opened) = kept.upkeep else {
-        return None;
-    };
-    KeyId::parse(&opened.key)
+    KeyId::parse(&First::of(file).ok()?.opened.key)
 }
 
 fn time_of(item: &Item) -> Option<Timestamp> {

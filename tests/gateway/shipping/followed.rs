@@ -1,5 +1,7 @@
 //! What the shipper makes of files and cursors in every state.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::*;
 
 #[tokio::test]
@@ -72,6 +74,57 @@ async fn files_that_were_removed_too_early_are_counted_and_the_rest_is_sent() {
     assert!(missed > 0 && all.ends_with(&left));
     assert!(receiver.lines().ends_with(&left));
     assert_eq!(count(&log, "before the second place had them"), 1);
+}
+
+/// What is removed while the second place is away is counted then, and not once more when it is back.
+#[tokio::test]
+async fn what_is_removed_while_the_second_place_is_away_is_counted_at_once() {
+    for caught_up in [true, false] {
+        let away = Arc::new(AtomicBool::new(false));
+        let is_away = Arc::clone(&away);
+        let receiver = Receiver::start(move |_| {
+            if is_away.load(Relaxed) {
+                Reaction::Answer(503, "", "")
+            } else {
+                TAKEN
+            }
+        })
+        .await;
+        let chain = Written::begin(4_096);
+        let mut settings = http(&receiver);
+        settings.batch.lines = 2;
+        chain.write(if caught_up { 3 } else { 100 }).await;
+        away.store(!caught_up, Relaxed);
+        let log = Lines::default();
+        let _guard = log.collect_log();
+        let shipped = chain.ship(&settings);
+        if caught_up {
+            shipped.until_all().await;
+            away.store(true, Relaxed);
+            chain.write(100).await;
+        }
+        shipped.until(|health| health.reason.is_some()).await;
+        chain.close().await;
+        let all = chain.lines();
+        // Twice, as retention does: some, and then some more.
+        let files = Folder::new(chain.folder.path()).files().unwrap();
+        let mut missed = 0;
+        for gone in [&files[..3], &files[3..5]] {
+            for file in gone {
+                fs::remove_file(&file.path).unwrap();
+            }
+            let health = shipped.until(|health| health.missed_events > missed).await;
+            missed = health.missed_events;
+        }
+        assert!(missed < u64::try_from(all.len()).unwrap());
+        away.store(false, Relaxed);
+        let health = shipped.until_all().await;
+        let received = first_times(&receiver.lines());
+        assert_eq!(health.missed_events, missed);
+        assert_eq!(all.len() - received.len(), usize::try_from(missed).unwrap());
+        assert_eq!(count(&log, "before the second place had them"), 2);
+        shipped.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ impl Judge<'_> {
             Upkeep::Other
             | Upkeep::RejectionsLeftOut { .. }
             | Upkeep::Start { .. }
-            | Upkeep::Stop {} => {}
+            | Upkeep::Stop { .. } => {}
         }
     }
 
@@ -57,7 +57,11 @@ impl Judge<'_> {
         };
         let cut = self.cuts.get(&file);
         if gap.from_byte.is_some() && cut == gap.from_byte.as_ref() {
-            self.passed_over.remove(&file);
+            match self.trust {
+                Trust::Keys(_) => drop(self.passed_over.remove(&file)),
+                // As with removed files: anybody may have written it.
+                Trust::Public(_) => self.unsigned_gaps.push(file),
+            }
         }
         let bytes = gap.bytes.unwrap_or(0);
         if gap.cause == DAMAGED {
@@ -161,17 +165,19 @@ impl Judge<'_> {
         let fits = listed.is_some_and(|tree| tree.root() == signed.root);
         let unknown = self.tree.is_none();
         if !fits || signed.size != line.seq - 1 {
-            self.find(Kind::Root, "the checkpoint contradicts itself");
-        } else {
-            if unknown && matches!(self.trust, Trust::Public(_)) {
-                let what = format!(
-                    "its root cannot be compared, since lines before it are missing or bad: {}, or is missing",
-                    self.suspects()
-                );
-                self.find(Kind::Unvouched, what);
-            }
-            self.check_tree(line, signed.subtrees);
-            self.removed = self.unsigned_removal.take().or(self.removed.take());
+            return self.find(Kind::Root, "the checkpoint contradicts itself");
+        }
+        if unknown && matches!(self.trust, Trust::Public(_)) {
+            let what = format!(
+                "its root cannot be compared, since lines before it are missing or bad: {}, or is missing",
+                self.suspects()
+            );
+            self.find(Kind::Unvouched, what);
+        }
+        self.check_tree(line, signed.subtrees);
+        self.removed = self.unsigned_removal.take().or(self.removed.take());
+        for file in self.unsigned_gaps.drain(..) {
+            self.passed_over.remove(&file);
         }
         let counts = &mut self.draft.counts;
         counts.checkpoints += 1;

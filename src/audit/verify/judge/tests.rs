@@ -672,8 +672,9 @@ fn a_removal_that_nobody_signed_is_not_believed_by_the_public_key_alone() {
     assert_eq!(report.completeness, Verdict::Broken);
 }
 
-#[test]
-fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
+/// A chain of two files; the first as a disk left it that had failed, the byte from which it does not count, and
+/// the state that the chain was gone on with.
+fn after_a_failed_write() -> (Files, Vec<u8>, usize, State) {
     let mut files = Files::begin("gw-1", 1);
     files.open();
     files.requests(5);
@@ -694,6 +695,12 @@ fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
     }));
     files.keep(Upkeep::AuditGap(Gap::lost(17)));
     files.requests(4);
+    (files, failed, certain, state)
+}
+
+#[test]
+fn a_tail_that_the_chain_says_does_not_count_is_a_note_and_any_other_is_not() {
+    let (files, failed, certain, state) = after_a_failed_write();
     let head = files.head();
     for bytes in [failed.clone(), failed[..certain].to_vec()] {
         let mut all = files.numbered();
@@ -755,6 +762,100 @@ fn numbers_that_anybody_may_have_written_add_up_to_no_overflow() {
 }
 
 #[test]
+fn lines_beside_a_missing_one_are_vouched_for_by_nothing_without_the_key() {
+    let files = chain();
+    let mut lines = all_lines(&files.numbered());
+    lines.remove(20);
+    let [by_mac, by_key] = both(&of_lines(&lines), &files.head());
+    assert_eq!(kinds(&by_mac), [Kind::Missing], "{by_mac:?}");
+    assert_eq!(
+        kinds(&by_key),
+        [Kind::Missing, Kind::Unvouched],
+        "{by_key:?}"
+    );
+    assert_eq!(by_key.integrity, Verdict::Broken);
+}
+
+#[test]
+fn a_removal_of_what_comes_after_it_is_not_believed() {
+    for further in 0..2 {
+        let mut files = Files::begin("gw-1", 1);
+        files.open();
+        files.open();
+        let own = files.chain.state().seq() + 1;
+        files.keep(Upkeep::FilesRemoved(Removed {
+            through_file: 1,
+            through_seq: own - 1 + further,
+            cause: "age".into(),
+        }));
+        files.checkpoint();
+        let expected = if further == 0 {
+            vec![]
+        } else {
+            vec![Kind::Upkeep]
+        };
+        for report in both(&files.numbered(), &files.head()) {
+            assert_eq!(kinds(&report), expected, "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn half_a_line_in_a_closed_file_is_no_line_that_is_being_written() {
+    let files = chain();
+    for (compressed, expected) in [(false, vec![]), (true, vec![Kind::Unexplained])] {
+        let (trust, cuts) = (keys(&[1, 2]), Cuts::new());
+        let mut judge = Judge::new(&trust, &[], &cuts);
+        judge.begin(1, "1", compressed);
+        for line in files.files[0].split(|byte| *byte == b'\n') {
+            if !line.is_empty() {
+                judge.line(line);
+            }
+        }
+        judge.torn(b"{\"v\":1,");
+        let report = judge.finish();
+        assert_eq!(kinds(&report), expected, "{report:?}");
+        assert_eq!(note(&report, About::HalfLine).is_none(), compressed);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_state_says_nothing_of_the_tree() {
+    let mut files = Files::begin("gw-1", 1);
+    files.open();
+    // Of as many complete subtrees as the tree where it stands.
+    while files.chain.state().seq() < 10 {
+        files.keep(Upkeep::ClockStep { ms: 1 });
+    }
+    let early = files.chain.state().tree.clone();
+    files.keep(Upkeep::ClockStep { ms: 1 });
+    files.keep(Upkeep::ClockStep { ms: 1 });
+    let honest = files.files[0].clone();
+    let (node, size, root) = (files.chain.node().clone(), early.size(), early.root());
+    let signature = key(1).sign(&Checkpoint { node, size, root });
+    files.keep(Upkeep::Checkpoint(Signed {
+        size,
+        root,
+        subtrees: early.subtrees().to_vec(),
+        signature,
+    }));
+    files.requests(4);
+    let lies = files.files[0][honest.len()..]
+        .iter()
+        .position(|byte| *byte == b'\n');
+    for report in both(&files.numbered(), &files.head()) {
+        assert_eq!(kinds(&report), [Kind::Root], "{report:?}");
+        assert_eq!(first(&report).place.line, 13);
+    }
+    // It covers nothing, and vouches for nothing.
+    let alone = honest.len() + lies.unwrap() + 1;
+    let alone = BTreeMap::from([(1, files.files[0][..alone].to_vec())]);
+    let report = judge(&alone, &keys(&[1]), None);
+    assert_eq!(report.counts.signed_through, None);
+    assert_eq!(report.counts.checkpoints, 0);
+}
+
+#[test]
 fn whole_lines_that_a_start_set_aside_are_missing_and_half_a_line_is_not() {
     for (cause, kind) in [("torn", None), ("damaged", Some(Kind::SetAside))] {
         let mut files = chain();
@@ -780,6 +881,31 @@ fn whole_lines_that_a_start_set_aside_are_missing_and_half_a_line_is_not() {
             assert!(found.what.starts_with("4711 bytes of file 5,"), "{found:?}");
             assert_eq!((found.place.number, found.place.line), (6, 2));
         }
+    }
+}
+
+#[test]
+fn a_gap_that_nobody_signed_is_not_believed_by_the_public_key_alone() {
+    let (files, failed, ..) = after_a_failed_write();
+    let mut unsigned = files.numbered();
+    unsigned.insert(1, failed);
+    let lines: Vec<_> = all_lines(&unsigned)
+        .into_iter()
+        .filter(|(file, _)| *file == 2)
+        .collect();
+    unsigned.insert(
+        2,
+        lines[..5]
+            .iter()
+            .flat_map(|(_, line)| line.clone())
+            .collect(),
+    );
+    for (trust, expected) in [
+        (keys(&[1]), vec![]),
+        (public(&[1]), vec![Kind::Unexplained]),
+    ] {
+        let report = judge(&unsigned, &trust, None);
+        assert_eq!(kinds(&report), expected, "{report:?}");
     }
 }
 
