@@ -305,13 +305,15 @@ async fn serve(args: &ConfigArgs, session: &mut Session) -> Result<(), CommandEr
     let app = App::build(config, edges).await?;
     session.audit = Some(app.audit());
     reload_on(hangups, app.reloads());
+    // Who reads that it is ready may tell it to stop.
+    let shutdown = shutdown_on_signal()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         server.listen = %public,
         admin.listen = %admin,
         "ready"
     );
-    let finished = app.run(shutdown_on_signal()?).await;
+    let finished = app.run(shutdown).await;
     tracing::info!(finished, "stopped");
     if finished {
         Ok(())

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     chain::{Chain, Mark, State},
-    folder::{Folder, Next},
+    folder::{AuditFile, Folder, Next},
     key::AuditKey,
     line::Line,
     tree::Tree,
@@ -83,6 +83,21 @@ async fn write_until_file(trail: &AuditTrail, number: u64) {
         trail.record(&step("intent", id)).durable().await.unwrap();
         trail.record(&step("outcome", id)).durable().await.unwrap();
     }
+}
+
+/// Waits until there are no more than six files, and these are as they are to be. What is not done when the
+/// trail is closed is left for the next start.
+async fn looked_after(folder: &Path, are: impl Fn(&[AuditFile]) -> bool) {
+    let looking = async {
+        loop {
+            let files = Folder::new(folder).files().unwrap();
+            if files.len() <= 6 && are(&files) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), looking).await.unwrap();
 }
 
 /// All lines of the chain, after each was found to follow from the one before, with numbers of files and
@@ -457,6 +472,8 @@ async fn rotation_loses_nothing_and_what_is_too_much_goes_after_that_was_said() 
     }
     let trail = open(&settings);
     write_until_file(&trail, 12).await;
+    let is_tidy = |files: &[AuditFile]| files.iter().filter(|file| !file.compressed).count() == 1;
+    looked_after(folder.path(), is_tidy).await;
     close(trail).await;
     let names = names(folder.path());
     let aside: Vec<_> = names.iter().filter(|name| name.contains("torn")).collect();
@@ -499,6 +516,8 @@ async fn a_file_that_cannot_be_compressed_keeps_no_other_from_being_compressed_o
     fs::create_dir(folder.path().join("audit-00000002.jsonl.zst.part")).unwrap();
     let trail = open(&settings);
     write_until_file(&trail, 12).await;
+    let is_one = |files: &[AuditFile]| files.iter().any(|file| file.compressed);
+    looked_after(folder.path(), is_one).await;
     close(trail).await;
     let files = Folder::new(folder.path()).files().unwrap();
     assert!(files.len() <= 6, "{files:?}");

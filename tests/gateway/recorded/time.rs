@@ -70,7 +70,8 @@ async fn a_clock_that_is_far_ahead_removes_no_file_until_it_has_been_so_for_days
                 .expect("it believes the time");
         }
         served.program.signal("TERM");
-        assert!(served.program.end().await.status.success());
+        let ended = served.program.end().await;
+        assert!(ended.status.success(), "{ended:?}");
         assert_eq!(first(), if days == 3_654 { 3 } else { 1 }, "{days}");
     }
     verify(&trail, &site.folder.path().join("audit.key")).await;
