@@ -20,7 +20,8 @@ use crate::{
     audit::{
         AuditTrail, AuditUnavailable, Filed,
         event::{
-            Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase, Rejected,
+            Act, Asker, Content, Decision, Deed, Event, Head, ImageNote, Intent, Outcome, Phase,
+            Rejected,
         },
         receipt::Receipt,
         ship::Shipping,
@@ -252,20 +253,26 @@ impl Trail {
             return Ok(());
         };
         let filed = self.observers.file(&Intent {
-            time: clock::now(),
-            phase: Phase::Intent,
-            request_id: self.id,
-            client_request_id: self.client_request_id.as_deref(),
-            trace_id: self.trace_id.as_deref(),
-            tenant: caller.tenant().as_str(),
-            asker: Some(self.asker(caller)),
-            content: self.content.as_deref(),
+            head: self.head(Phase::Intent, caller),
             credential: credential.as_str(),
             cause: None,
         });
         filed.durable().await?;
         self.intended = true;
         Ok(())
+    }
+
+    fn head<'a>(&'a self, phase: Phase, caller: &'a Caller) -> Head<'a> {
+        Head {
+            time: clock::now(),
+            phase,
+            request_id: self.id,
+            client_request_id: self.client_request_id.as_deref(),
+            trace_id: self.trace_id.as_deref(),
+            tenant: caller.tenant().as_str(),
+            asker: Some(self.asker(caller)),
+            content: self.content.as_deref(),
+        }
     }
 
     fn asker<'a>(&self, caller: &'a Caller) -> Asker<'a> {
@@ -479,14 +486,7 @@ impl Trail {
         let sent = self.sent.as_ref();
         Some(
             self.observers.file(&Outcome {
-                time: clock::now(),
-                phase: Phase::Outcome,
-                request_id: self.id,
-                client_request_id: self.client_request_id.as_deref(),
-                trace_id: self.trace_id.as_deref(),
-                tenant: caller.tenant().as_str(),
-                asker: self.asker(caller),
-                content: self.content.as_deref(),
+                head: self.head(Phase::Outcome, caller),
                 decision: match (sent, end.error) {
                     (Some(_), _) => Decision::Forward,
                     (None, None) if end.http_status.is_some() => Decision::Answer,
@@ -613,14 +613,16 @@ impl Errand {
             return Ok(());
         }
         let filed = self.observers.file(&Intent {
-            time: clock::now(),
-            phase: Phase::Intent,
-            request_id: self.id,
-            client_request_id: None,
-            trace_id: None,
-            tenant: self.tenant.as_str(),
-            asker: None,
-            content: self.content.as_deref(),
+            head: Head {
+                time: clock::now(),
+                phase: Phase::Intent,
+                request_id: self.id,
+                client_request_id: None,
+                trace_id: None,
+                tenant: self.tenant.as_str(),
+                asker: None,
+                content: self.content.as_deref(),
+            },
             credential: credential.as_str(),
             cause: Some("refresh"),
         });
