@@ -56,7 +56,8 @@ use crate::{
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What the operator is called in the audit trail, where what is done leaves an event there
+    /// What the operator is called in the audit trail: with cache, credentials retry and test, customers,
+    /// reload, revocations and usage; other commands leave no event of an operator
     #[arg(long = "as", global = true, value_name = "NAME", value_parser = operator_name)]
     operator: Option<OperatorName>,
 }

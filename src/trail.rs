@@ -20,7 +20,8 @@ use crate::{
     audit::{
         AuditTrail, AuditUnavailable, Filed,
         event::{
-            Act, Asker, Content, Decision, Deed, Event, ImageNote, Intent, Outcome, Phase, Rejected,
+            Act, Asker, Content, Decision, Deed, Event, Head, ImageNote, Intent, Outcome, Phase,
+            Rejected,
         },
         receipt::Receipt,
         ship::Shipping,
@@ -252,20 +253,26 @@ impl Trail {
             return Ok(());
         };
         let filed = self.observers.file(&Intent {
-            time: clock::now(),
-            phase: Phase::Intent,
-            request_id: self.id,
-            client_request_id: self.client_request_id.as_deref(),
-            trace_id: self.trace_id.as_deref(),
-            tenant: caller.tenant().as_str(),
-            asker: Some(self.asker(caller)),
-            content: self.content.as_deref(),
+            head: self.head(Phase::Intent, caller),
             credential: credential.as_str(),
             cause: None,
         });
         filed.durable().await?;
         self.intended = true;
         Ok(())
+    }
+
+    fn head<'a>(&'a self, phase: Phase, caller: &'a Caller) -> Head<'a> {
+        Head {
+            time: clock::now(),
+            phase,
+            request_id: self.id,
+            client_request_id: self.client_request_id.as_deref(),
+            trace_id: self.trace_id.as_deref(),
+            tenant: caller.tenant().as_str(),
+            asker: Some(self.asker(caller)),
+            content: self.content.as_deref(),
+        }
     }
 
     fn asker<'a>(&self, caller: &'a Caller) -> Asker<'a> {
@@ -479,14 +486,7 @@ impl Trail {
         let sent = self.sent.as_ref();
         Some(
             self.observers.file(&Outcome {
-                time: clock::now(),
-                phase: Phase::Outcome,
-                request_id: self.id,
-                client_request_id: self.client_request_id.as_deref(),
-                trace_id: self.trace_id.as_deref(),
-                tenant: caller.tenant().as_str(),
-                asker: self.asker(caller),
-                content: self.content.as_deref(),
+                head: self.head(Phase::Outcome, caller),
                 decision: match (sent, end.error) {
                     (Some(_), _) => Decision::Forward,
                     (None, None) if end.http_status.is_some() => Decision::Answer,
@@ -613,14 +613,16 @@ impl Errand {
             return Ok(());
         }
         let filed = self.observers.file(&Intent {
-            time: clock::now(),
-            phase: Phase::Intent,
-            request_id: self.id,
-            client_request_id: None,
-            trace_id: None,
-            tenant: self.tenant.as_str(),
-            asker: None,
-            content: self.content.as_deref(),
+            head: Head {
+                time: clock::now(),
+                phase: Phase::Intent,
+                request_id: self.id,
+                client_request_id: None,
+                trace_id: None,
+                tenant: self.tenant.as_str(),
+                asker: None,
+                content: self.content.as_deref(),
+            },
             credential: credential.as_str(),
             cause: Some("refresh"),
         });
@@ -667,11 +669,70 @@ impl Errand {
 
 impl Drop for Errand {
     fn drop(&mut self) {
-        self.record("shutting_down");
+        if self.ended {
+            return;
+        }
+        if thread::panicking() {
+            self.observers.metrics.panicked();
+            self.record(GatewayError::Internal.code().as_str());
+        } else {
+            self.record("shutting_down");
+        }
     }
 }
 
 fn milliseconds(duration: Duration) -> f64 {
     // Whole microseconds are exact enough, and print short.
     (duration.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::audit::{AuditSettings, key::AuditKey};
+
+    #[test]
+    fn an_errand_that_unwinds_is_a_panic_and_one_that_is_dropped_the_end_of_the_process() {
+        let folder = TempDir::new().unwrap();
+        let key = AuditKey::derive(&[7; 32]);
+        let audit = AuditTrail::open(&AuditSettings::new(folder.path(), key), None).unwrap();
+        let observers = Arc::new(Observers {
+            pseudonyms: audit.pseudonyms().clone(),
+            audit: Arc::new(audit),
+            shipping: None,
+            metrics: Metrics::new(),
+        });
+        let errand = || Errand {
+            observers: Arc::clone(&observers),
+            id: RequestId::mint(),
+            tenant: TenantId::try_from("acme").unwrap(),
+            content: None,
+            intended: false,
+            credential: None,
+            attempts: 0,
+            upstream_status: None,
+            ended: false,
+        };
+        let unwinding = errand();
+        let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
+            let _errand = unwinding;
+            panic!("as a task may");
+        }));
+        assert!(unwound.is_err());
+        drop(errand());
+        errand().end(None);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let closing = observers.audit.close(Duration::from_secs(20));
+        assert!(runtime.unwrap().block_on(closing));
+        let text = std::fs::read_to_string(folder.path().join("audit-00000001.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let ends = lines.filter(|line: &Value| line["event"] == "status_refreshed");
+        let results: Vec<Value> = ends.map(|line| line["result"].clone()).collect();
+        assert_eq!(results, ["internal_error", "shutting_down", "ok"]);
+    }
 }

@@ -53,15 +53,15 @@ impl Event for Act<'_> {
 
 impl Event for Intent<'_> {
     fn mark(&self) -> Mark {
-        Mark::Opens(self.request_id)
+        Mark::Opens(self.head.request_id)
     }
 }
 
 impl Event for Outcome<'_> {
     fn mark(&self) -> Mark {
         match self.attempts {
-            0 => Mark::Refuses(self.request_id),
-            _ => Mark::Closes(self.request_id),
+            0 => Mark::Refuses(self.head.request_id),
+            _ => Mark::Closes(self.head.request_id),
         }
     }
 }
@@ -143,15 +143,15 @@ pub enum Deed<'a> {
     },
 }
 
-/// What is about to go upstream, in a tenant's name: on disk before its first byte leaves.
+/// What an intent and an outcome begin with.
 #[derive(Debug, Serialize)]
-pub struct Intent<'a> {
-    /// When it was about to.
+pub struct Head<'a> {
+    /// When it was about to go upstream, or ended.
     #[serde(serialize_with = "as_text")]
     pub time: Timestamp,
-    /// Always `intent`.
+    /// `intent` or `outcome`.
     pub phase: Phase,
-    /// The gateway's id of the request; what closes it has the same.
+    /// The gateway's id of the request; what closes an intent has the same.
     #[serde(serialize_with = "as_text")]
     pub request_id: RequestId,
     /// The client's own id of it, where it sent a plain one.
@@ -165,9 +165,17 @@ pub struct Intent<'a> {
     /// Who asks; nobody where the gateway does by itself.
     #[serde(flatten)]
     pub asker: Option<Asker<'a>>,
-    /// What is asked for.
+    /// What is asked for, once that is known.
     #[serde(flatten)]
     pub content: Option<&'a Content>,
+}
+
+/// What is about to go upstream, in a tenant's name: on disk before its first byte leaves.
+#[derive(Debug, Serialize)]
+pub struct Intent<'a> {
+    /// Of what.
+    #[serde(flatten)]
+    pub head: Head<'a>,
     /// The credential that it is sent with first.
     pub credential: &'a str,
     /// Why, where no client asks: `refresh`.
@@ -194,28 +202,9 @@ pub struct Asker<'a> {
 /// How a request that passed authentication ended.
 #[derive(Debug, Serialize)]
 pub struct Outcome<'a> {
-    /// When it ended.
-    #[serde(serialize_with = "as_text")]
-    pub time: Timestamp,
-    /// Always `outcome`.
-    pub phase: Phase,
-    /// The gateway's id of the request.
-    #[serde(serialize_with = "as_text")]
-    pub request_id: RequestId,
-    /// The client's own id of it, where it sent a plain one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_request_id: Option<&'a str>,
-    /// The trace that it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trace_id: Option<&'a str>,
-    /// The tenant.
-    pub tenant: &'a str,
-    /// Who asked.
+    /// Of what.
     #[serde(flatten)]
-    pub asker: Asker<'a>,
-    /// What the body asked for, once that is known.
-    #[serde(flatten)]
-    pub content: Option<&'a Content>,
+    pub head: Head<'a>,
     /// Whether it was sent upstream.
     pub decision: Decision,
     /// What part the status cache had in the answer, where it was asked.
