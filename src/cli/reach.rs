@@ -99,9 +99,10 @@ impl Reach {
         if operator.answers().await {
             return Ok(Self::Running(operator));
         }
+        // First: it is refused to who is not its owner, before a state of his own is made.
+        let books = Books::open(config, &operator, session)?;
         let Backend::Embedded { path } = &config.state.backend else {
             let store = Store::open(&config.state).await?;
-            let books = Books::open(config, &operator, session)?;
             complain(&format!(
                 "note: no gateway answers at {}; working on the state in Redis, which others may share",
                 operator.base
@@ -112,7 +113,6 @@ impl Reach {
         let new = if folder.exists() { "" } else { "new " };
         match Store::open(&config.state).await {
             Ok(store) => {
-                let books = Books::open(config, &operator, session)?;
                 complain(&format!(
                     "note: no gateway answers at {}; working on the {new}state in {}",
                     operator.base,

@@ -568,6 +568,7 @@ async fn a_command_that_cannot_write_the_trail_does_nothing_and_says_what_to_do(
     let refused = program::run(&add, &[&variables[..], &[folder]].concat()).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(refused.err.contains("could not be recorded"), "{refused:?}");
+    assert!(!place.join("elsewhere").exists(), "a state was made");
     let listed = program::run(
         &["revocations", "list", "--config", &demo, &more],
         &variables,
