@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     folder::{AuditFile, Next},
-    key::{AuditKey, Mac},
+    key::{AuditKey, AuditKeys, KeyId, Mac},
     line::{Frame, Line, Position},
     note::{Checkpoint, Signature},
     tree::{Hash, Tree},
@@ -272,22 +272,42 @@ impl First {
     /// # Errors
     /// Where the file cannot be read, or does not begin with such a line.
     pub fn of(file: &AuditFile) -> io::Result<Self> {
+        Self::read(file, |_, _| true)
+    }
+
+    /// The same, where it is this node's, a known key made it and it is of a file of this number: what
+    /// anybody could have put there says nothing.
+    pub(super) fn by(file: &AuditFile, node: &NodeId, keys: &AuditKeys) -> io::Result<Self> {
+        Self::read(file, |line, opened| {
+            let key = KeyId::parse(&opened.key).and_then(|id| keys.find(id));
+            let is_its = line.node == node.as_str() && opened.file == file.number;
+            is_its && key.is_some_and(|key| line.is_by(key))
+        })
+    }
+
+    fn read(
+        file: &AuditFile,
+        believes: impl FnOnce(&Line<'_>, &Opened) -> bool,
+    ) -> io::Result<Self> {
         let mut lines = file.lines()?;
         let first = match lines.next_line()? {
             Some(Next::Line(line)) => line,
             _ => &[],
         };
-        let seq = Line::parse(first).map(|line| line.seq);
         let kept: Result<Kept, _> = serde_json::from_slice(first);
-        match (seq, kept) {
+        match (Line::parse(first), kept) {
             (
-                Some(seq),
+                Some(line),
                 Ok(Kept {
                     time,
                     upkeep: Upkeep::FileOpened(opened),
                     ..
                 }),
-            ) => Ok(Self { time, seq, opened }),
+            ) if believes(&line, &opened) => Ok(Self {
+                time,
+                seq: line.seq,
+                opened,
+            }),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

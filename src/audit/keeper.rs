@@ -18,10 +18,11 @@ use super::{
     AuditSettings,
     chain::{First, Kept, Removed, Upkeep},
     folder::{AuditFile, Folder},
+    key::AuditKeys,
     queue::Queue,
     recovery::private,
 };
-use crate::clock;
+use crate::{clock, ident::NodeId};
 
 /// Tells the thread what there is to do.
 pub(super) struct Keeper {
@@ -39,12 +40,12 @@ const LEVEL: i32 = 3;
 impl Keeper {
     pub(super) fn start(
         settings: &AuditSettings,
-        folder: Folder,
+        node: &NodeId,
         queue: &Arc<Queue>,
     ) -> io::Result<Self> {
         let (closed, receiver) = mpsc::channel();
         let rounds = Rounds {
-            folder,
+            folder: Folder::new(&settings.folder),
             keep: settings.keep,
             keep_files: settings.keep_files,
             rotate_every: settings.rotate_every,
@@ -52,6 +53,8 @@ impl Keeper {
             last_closed: 0,
             waits: false,
             unreadable: BTreeSet::new(),
+            node: node.clone(),
+            keys: settings.keys.clone(),
         };
         let thread = thread::Builder::new().name("audit files".into());
         let thread = thread.spawn(move || rounds.run(&receiver))?;
@@ -82,6 +85,9 @@ struct Rounds {
     waits: bool,
     /// Whose first line was found unreadable, which was logged; no more than there are files.
     unreadable: BTreeSet<u64>,
+    /// Whose the files are, and who may have written them.
+    node: NodeId,
+    keys: AuditKeys,
 }
 
 impl Rounds {
@@ -124,7 +130,11 @@ impl Rounds {
         let Some(removal) = self.due(&files, clock::now()) else {
             return Ok(());
         };
-        let through = removal.through_file;
+        let (through, through_seq, cause) = (
+            removal.through_file,
+            removal.through_seq,
+            removal.cause.clone(),
+        );
         let kept = Kept::new(clock::now(), Upkeep::FilesRemoved(removal));
         let event = serde_json::to_vec(&kept)?;
         let recorded = self
@@ -134,6 +144,12 @@ impl Rounds {
         if !matches!(recorded, Ok(Ok(Ok(_)))) {
             return Err(io::Error::other("the removal cannot be recorded"));
         }
+        tracing::info!(
+            audit.file = through,
+            audit.seq = through_seq,
+            cause,
+            "audit files are removed up to this one, as audit.keep and audit.keep_files say"
+        );
         for file in files.iter().filter(|file| file.number <= through) {
             fs::remove_file(&file.path)?;
         }
@@ -147,12 +163,7 @@ impl Rounds {
     /// Which files have to go.
     fn due(&mut self, files: &[AuditFile], now: Timestamp) -> Option<Removed> {
         let old = self.keep.map_or(0, |keep| self.too_old(files, keep, now));
-        let surplus = self.keep_files.map(|most| {
-            let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
-            files.len().saturating_sub(most)
-        });
-        let surplus = surplus.and_then(|count| files.get(..count)?.last());
-        let surplus = surplus.map_or(0, |file| file.number);
+        let surplus = self.keep_files.map_or(0, |most| self.too_many(files, most));
         let through = old.max(surplus).min(self.last_closed);
         let cause = if surplus > old { "count" } else { "age" };
         // Who reads what is left has to know from which line on: of a file whose first line is damaged nobody
@@ -167,6 +178,16 @@ impl Rounds {
             })
         };
         files.windows(2).rev().find_map(removed)
+    }
+
+    /// The number of the last file that is one too many; 0 where none is. What is no file of the chain does
+    /// not count.
+    fn too_many(&mut self, files: &[AuditFile], most: u64) -> u64 {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+        let own = files.iter().filter(|file| self.opened(file).is_some());
+        let own: Vec<u64> = own.map(|file| file.number).collect();
+        let surplus = own.get(..own.len().saturating_sub(most));
+        surplus.and_then(<[_]>::last).copied().unwrap_or(0)
     }
 
     /// The number of the last file that has to go for its age; 0 where none has.
@@ -222,16 +243,16 @@ impl Rounds {
         true
     }
 
-    /// When a file was begun, and the number of its first line; nothing where that cannot be read, which is
-    /// logged once.
+    /// When a file was begun, and the number of its first line; nothing where that cannot be read, or is
+    /// not as it was written, which is logged once.
     fn opened(&mut self, file: &AuditFile) -> Option<(Timestamp, u64)> {
-        let first = First::of(file);
+        let first = First::by(file, &self.node, &self.keys);
         if let Err(error) = &first
             && self.unreadable.insert(file.number)
         {
             tracing::warn!(
                 audit.file = file.number, kind = ?error.kind(),
-                "the first line of an audit file cannot be read: it goes when files behind it go"
+                "the first line of an audit file is not as it was written: it goes when files behind it go"
             );
         }
         first.ok().map(|first| (first.time, first.seq))
@@ -343,6 +364,8 @@ mod tests {
             last_closed: u64::MAX,
             waits: false,
             unreadable: BTreeSet::new(),
+            node: settings(folder).node.unwrap(),
+            keys: settings(folder).keys,
         }
     }
 
@@ -449,5 +472,34 @@ mod tests {
         let is_same = |one: &[u8], other: &[u8]| same(one, other).unwrap();
         assert!(is_same(b"", b"") && is_same(b"ab", b"ab"));
         assert!(!is_same(b"ab", b"ac") && !is_same(b"ab", b"a") && !is_same(b"", b"a"));
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_makes_no_file_old_and_none_too_many() {
+        let folder = TempDir::new().unwrap();
+        let begun: Vec<_> = (-12..=0).map(|number| 36 * number).collect();
+        let old = files(folder.path(), &begun);
+        let due = || rounds(folder.path(), YEAR, None).due(&old, now());
+        assert!(due().is_some());
+        // As it is where somebody wrote the times who lacks the key.
+        for file in &old[..12] {
+            let mut line = fs::read(&file.path).unwrap();
+            let digit = line.len() - 4;
+            line[digit] = if line[digit] == b'0' { b'1' } else { b'0' };
+            fs::write(&file.path, line).unwrap();
+        }
+        assert!(due().is_none());
+
+        let folder = TempDir::new().unwrap();
+        files(folder.path(), &[-1, 0]);
+        let chain = Folder::new(folder.path());
+        let due = || {
+            let files = chain.files().unwrap();
+            rounds(folder.path(), YEAR, Some(2)).due(&files, now())
+        };
+        for copy in 3..9 {
+            fs::copy(chain.plain(2), chain.plain(copy)).unwrap();
+        }
+        assert!(due().is_none());
     }
 }

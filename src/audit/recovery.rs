@@ -79,7 +79,7 @@ pub(super) fn recover(
             continue;
         };
         if scan.key.id() != settings.keys.current.id() {
-            is_new(&files, settings)?;
+            is_new(&files, &scan.node, settings)?;
         }
         let gap = scan.bad.map(|bad| bad.set_aside(file)).transpose()?;
         let open = std::mem::take(&mut scan.open);
@@ -100,11 +100,12 @@ pub(super) fn recover(
 }
 
 /// Refuses a key that was replaced by the one that wrote last: who had got hold of it could go on so.
-fn is_new(files: &[AuditFile], settings: &AuditSettings) -> Result<(), OpenError> {
+fn is_new(files: &[AuditFile], node: &NodeId, settings: &AuditSettings) -> Result<(), OpenError> {
     let id = settings.keys.current.id();
     let is_its = |file: &&AuditFile| {
         // One that cannot be read says nothing of its key.
-        First::of(file).is_ok_and(|first| KeyId::parse(&first.opened.key) == Some(id))
+        let first = First::by(file, node, &settings.keys);
+        first.is_ok_and(|first| KeyId::parse(&first.opened.key) == Some(id))
     };
     match files.iter().find(is_its) {
         Some(file) => Err(OpenError::RetiredKey {
@@ -261,6 +262,9 @@ impl Scan {
         let Upkeep::FileOpened(opened) = kept.upkeep else {
             return Err(no_chain());
         };
+        if opened.file != file.number {
+            return Err(no_chain());
+        }
         let key = KeyId::parse(&opened.key).and_then(|id| settings.keys.find(id));
         let key = key.ok_or_else(|| OpenError::Key {
             path: file.path.clone(),

@@ -96,10 +96,6 @@ impl Writer {
         queue: Arc<Queue>,
         copy: Option<Outbox>,
     ) -> Result<(Self, watch::Receiver<Durable>), OpenError> {
-        let failed = |what, path: &PathBuf| {
-            let path = path.clone();
-            move |source| OpenError::Io { what, path, source }
-        };
         let hold = Hold::take(&settings.folder)?;
         let (now, instant) = (clock::now(), clock::instant());
         let recovered = recover(settings, now)?;
@@ -124,12 +120,11 @@ impl Writer {
             seq: chain.state().seq(),
         });
         let receiver = durable.subscribe();
-        let folder = Folder::new(&settings.folder);
-        let keeper = Keeper::start(settings, folder.clone(), &queue).map_err(OpenError::Thread)?;
+        let keeper = Keeper::start(settings, chain.node(), &queue).map_err(OpenError::Thread)?;
         let mut writer = Self {
             queue,
             settings: settings.clone(),
-            folder,
+            folder: Folder::new(&settings.folder),
             chain,
             file: None,
             number,
@@ -150,7 +145,11 @@ impl Writer {
         let count = interrupted.len();
         writer.backlog = ends_of(interrupted, now);
         let path = writer.folder.plain(number + 1);
-        writer.begin_file().map_err(failed("write", &path))?;
+        writer.begin_file().map_err(|source| OpenError::Io {
+            what: "write",
+            path,
+            source,
+        })?;
         if let Some(cut) = cut {
             // What cannot be cut off is said not to count.
             drop(cut.make());
